@@ -1,0 +1,1 @@
+"""Distillation by function matching: shared views, long schedules."""

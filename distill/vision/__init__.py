@@ -1,0 +1,1 @@
+"""Image classifiers: BiT ResNets, views of images, evaluation."""

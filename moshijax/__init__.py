@@ -1,0 +1,1 @@
+"""The training stack of Mimi, Helium and Moshi in JAX."""

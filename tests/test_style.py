@@ -1,0 +1,54 @@
+"""Rules of the code base that no linter knows, read from the syntax trees."""
+
+import ast
+import pathlib
+
+import pytest
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCES = sorted(p for d in ("moshijax", "distill", "configs") for p in (ROOT / d).rglob("*.py"))
+NNX_TRANSFORMS = {"jit", "grad", "value_and_grad", "scan", "vmap", "cond", "remat", "Optimizer"}
+
+
+def self_assignments(tree):
+    """Lines in nnx modules that assign to self outside __init__."""
+    for cls in (n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)):
+        if not any(ast.unparse(b) == "nnx.Module" for b in cls.bases):
+            continue
+        for function in cls.body:
+            if isinstance(function, ast.FunctionDef) and function.name != "__init__":
+                for node in ast.walk(function):
+                    targets = getattr(node, "targets", [getattr(node, "target", None)])
+                    if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+                        for target in targets:
+                            if ast.unparse(target).startswith("self."):
+                                yield node.lineno
+
+
+def forbidden_calls(tree):
+    """Lines that call config.get, set_value or an nnx transform."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value)
+            name = node.func.attr
+            if owner.split(".")[-1] == "config" and name == "get":
+                yield node.lineno
+            if name == "set_value" or (owner == "nnx" and name in NNX_TRANSFORMS):
+                yield node.lineno
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_module_is_pure_and_short(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert not list(self_assignments(tree)), "assignment to self outside __init__"
+    assert not list(forbidden_calls(tree)), "config.get, set_value or nnx transform"
+    assert len(text.splitlines()) <= 300
+    assert "TODO" not in text
+
+
+def test_rules_catch_what_they_forbid():
+    bad = ast.parse("class A(nnx.Module):\n def f(self):\n  self.x = 1\n")
+    assert list(self_assignments(bad)) == [3]
+    assert list(forbidden_calls(ast.parse("config.get('a')\nnnx.jit(f)"))) == [1, 2]
