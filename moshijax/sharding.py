@@ -1,0 +1,134 @@
+"""Where arrays live on the device mesh: three axes, one table, one rule per parameter.
+
+Batches are split over `data` and `fsdp`, parameters over `fsdp` and `tensor`.
+The same table places optimizer moments and averages, whose names end like their parameter's.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+
+# Regex over the end of a parameter's name -> spec of its last axes; earlier axes are whole.
+RULES: tuple[tuple[str, P], ...] = (
+    # ResNets: convolution kernels [height, width, in, out] and heads [in, out].
+    (r"(conv\w*|head|proj)/kernel", P("tensor", "fsdp")),
+    (r"(gn\w*|norm\w*)/(scale|bias)", P(None)),
+    (r"head/bias", P(None)),
+)
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The name of a leaf, such as `model/block1/unit01/conv1/kernel`."""
+    # A flax variable is a node around its array; its own level says nothing.
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of any tree by name, in the tree's order."""
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def replace_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
+    """The same tree with the leaves of these names; the inverse of `named_leaves`."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [leaves[n] for n in named_leaves(tree)])
+
+
+def match_one(name: str, rules: Sequence[tuple[str, Any]], what: str) -> Any:
+    """The value of the only rule whose regex matches the end of the name.
+
+    Raises:
+        ValueError: no rule or several rules match.
+    """
+    found = [(regex, value) for regex, value in rules if re.search(f"(?:{regex})$", name)]
+    if len(found) == 1:
+        return found[0][1]
+    matches = ", ".join(repr(regex) for regex, _ in found) or "none"
+    raise ValueError(
+        f"{what}: parameter {name!r} must match exactly one rule, it matches {matches}: "
+        f"change the rules ({', '.join(repr(regex) for regex, _ in rules)})."
+    )
+
+
+def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over all devices; the size -1 (default: of `data`) takes what the others leave.
+
+    Raises:
+        ValueError: an unknown axis, or sizes whose product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": -1, "fsdp": 1, "tensor": 1} | dict(shape or {})
+    if set(sizes) != set(AXES):
+        raise ValueError(f"mesh: unknown axes {sorted(set(sizes) - set(AXES))}, known: {AXES}.")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    sizes = {a: len(devices) // known if n == -1 else n for a, n in sizes.items()}
+    if math.prod(sizes.values()) != len(devices):
+        raise ValueError(f"mesh: {sizes} does not make {len(devices)} devices: change the sizes.")
+    shape_ = tuple(sizes[a] for a in AXES)
+    return jax.make_mesh(shape_, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The spec of one array; an axis that the mesh does not divide stays whole."""
+    if not shape:
+        return P()
+    last = tuple(match_one(name, RULES, "sharding"))
+    if len(last) > len(shape):
+        raise ValueError(f"sharding: {name!r} has shape {shape}, fewer axes than its rule {last}.")
+    spec = (None,) * (len(shape) - len(last)) + last
+    fits = (a and size % mesh.shape[a] == 0 for a, size in zip(spec, shape, strict=True))
+    return P(*(a if fit else None for a, fit in zip(spec, fits, strict=True)))
+
+
+def shard_like(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of each leaf of a state or of frozen arrays (arrays or shapes)."""
+    specs = {n: parameter_spec(n, tuple(x.shape), mesh) for n, x in named_leaves(tree).items()}
+    return replace_leaves(tree, {name: NamedSharding(mesh, spec) for name, spec in specs.items()})
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Puts every leaf where the table says."""
+    return jax.device_put(tree, shard_like(tree, mesh))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises ValueError unless the rows divide among the devices that split a batch."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % parts:
+        raise ValueError(
+            f"batch_size: {batch_size} rows do not divide among {parts} devices "
+            f"(mesh {dict(mesh.shape)}): take a multiple of {parts}."
+        )
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """The rows of a global batch that this process feeds, in order.
+
+    They follow from the sharding, not from the process's number: with tensor
+    parallelism across processes several of them feed the same rows.
+    """
+    indices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
+    slices = {index[0].indices(batch_size) for index in indices.values() if index}
+    return np.array(sorted({row for bounds in slices for row in range(*bounds)}))
+
+
+def to_mesh(batch: Any, batch_size: int, mesh: Mesh) -> Any:
+    """Global arrays from this process's rows; scalars are copied to every device."""
+
+    def put(array: np.ndarray) -> jax.Array:
+        if np.ndim(array) == 0:
+            return jax.device_put(array, NamedSharding(mesh, P()))
+        sharding = NamedSharding(mesh, BATCH)
+        shape = (batch_size, *array.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array), shape)
+
+    return jax.tree.map(put, batch)

@@ -1,0 +1,198 @@
+"""The one training loop. It owns time and files; a task owns the mathematics."""
+
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from moshijax import sharding
+from moshijax.train import flops
+from moshijax.train.feed import EvalData, TrainData, read_ahead
+from moshijax.train.log import Log
+from moshijax.train.program import Program, Task, all_finite, evaluate, place
+from moshijax.train.workdir import Checkpoints, DataOrder, claim
+
+
+class NonFiniteError(Exception):
+    """The loss, or a state about to be saved, is not finite."""
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something done every so many steps (0: only at the end) is to be done now."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGTERM or SIGINT into a request to stop after the step."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])  # The second one acts at once.
+
+    before = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _means(pending: list[Any]) -> dict[str, float]:
+    """Means over the steps since the last report; waits for them."""
+    rows = jax.device_get(pending)
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if not np.isfinite(means["loss"]):
+        raise NonFiniteError
+    return means
+
+
+class Run:
+    """One run: what it computes, what it reads, what it keeps."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        task: Task,
+        program: Program,
+        train_data: TrainData,
+        eval_data: Mapping[str, EvalData],
+        workdir: pathlib.Path,
+    ) -> None:
+        self.config, self.task, self.program = config, task, program
+        self.train_data, self.eval_data = train_data, eval_data
+        self.key = jax.random.key(config.seed)
+        self.rows = sharding.local_rows(config.batch_size, program.mesh)
+        self.order = DataOrder(workdir)
+        self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+        self.log = Log(workdir, config.num_steps, task.unit)
+        self.share_of_peak = 0.0  # Of one step a second; known after the first batch.
+
+    def start(self) -> tuple[Any, int]:
+        """The newest checkpoint, else a fresh state."""
+        found = self.checkpoints.restore(self.program.shapes, self.program.shardings)
+        state, step = found or (self.program.init(self.key), 0)
+        self.log.start(step)
+        if found:
+            done = step == self.config.num_steps
+            self.log.event(step, "this run is done already." if done else "resumed.")
+        return state, step
+
+    def batches(self, first: int) -> Iterator[Any]:
+        """The batch of every step from `first` on, on the mesh."""
+        config = self.config
+
+        def read(step: int) -> Any:
+            return self.train_data.batch(step, self.order.at(step), self.rows)
+
+        for batch in read_ahead(read, first, config.num_steps, config.read_ahead):
+            yield sharding.to_mesh(batch, config.batch_size, self.program.mesh)
+
+    def step_key(self, step: int) -> jax.Array:
+        """Randomness of one step: a function of seed, data order and step alone."""
+        return jax.random.fold_in(jax.random.fold_in(self.key, self.order.at(step)), step)
+
+    def measure(self, batch: Any) -> None:
+        """Counts a step's arithmetic once, to report the share of the devices' peak."""
+        if not self.share_of_peak:
+            program = self.program
+            work = flops.count_flops(
+                self.task.update, program.shapes, program.frozen, batch, self.key
+            )
+            self.share_of_peak = work / flops.peak_flops(program.mesh.devices.flatten())
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves a state that can be gone on from."""
+        if not all_finite(state):
+            raise NonFiniteError
+        self.checkpoints.save(step, state)
+
+    def report(self, step: int, pending: list[Any], seconds: float) -> None:
+        """Logs the means of the steps just done and their speed."""
+        means, rate = _means(pending), len(pending) / seconds
+        means["mfu"] = self.share_of_peak * rate
+        self.log.train(step, means, self.config.batch_size * rate, seconds)
+
+    def stretch(self, stop: Callable[[], bool]) -> Any:
+        """Steps to the end, to a stop, or to a number that is not finite (NonFiniteError)."""
+        config, program, last = self.config, self.program, self.config.num_steps
+        state, step = self.start()
+        batches, pending, began = self.batches(step + 1), [], time.perf_counter()
+        while step < last and not stop():
+            step, batch = step + 1, next(batches)
+            self.measure(batch)
+            state, metrics = program.update(state, program.frozen, batch, self.step_key(step))
+            pending.append(metrics)
+            # The host stays at most two batches ahead of the device.
+            jax.block_until_ready(pending[max(len(pending) - 3, 0)])
+            self.log.advance()
+            if due(step, config.log_every, last):
+                jax.block_until_ready(metrics)
+                self.report(step, pending, time.perf_counter() - began)
+                pending, began = [], time.perf_counter()
+            paused = time.perf_counter()
+            if due(step, config.checkpoint_every, last):
+                self.save(step, state)
+            if due(step, config.eval_every, last):
+                self.log.evaluation(step, evaluate(self.task, program, state, self.eval_data))
+            began += time.perf_counter() - paused
+        if step < last:
+            self.save(step, state)
+            self.log.event(step, "stopped as asked and saved: the same command goes on from here.")
+        return state
+
+    def roll_back(self) -> None:
+        """Makes the next stretch begin at the newest checkpoint with another data order.
+
+        Raises:
+            RuntimeError: that was done `max_rollbacks` times already.
+        """
+        step, done, limit = (
+            self.checkpoints.newest(),
+            self.order.rollbacks,
+            self.config.max_rollbacks,
+        )
+        if done >= limit:
+            raise RuntimeError(
+                f"the loss is not finite after step {step}, also after {done} other data orders "
+                f"(max_rollbacks={limit}): lower the learning rate or clip gradients harder."
+            )
+        self.order.renew(step)
+        self.log.event(
+            step,
+            f"the loss is not finite: going back to step {step} with another data order "
+            f"({done + 1} of at most {limit}).",
+        )
+
+
+def train(
+    config: ConfigDict,
+    task: Task,
+    train_data: TrainData,
+    eval_data: Mapping[str, EvalData],
+    workdir: str,
+) -> Any:
+    """Trains to `config.num_steps` from where this directory's run stands; returns the state.
+
+    Raises:
+        ValueError: the directory is another config's, or the batch does not fit the mesh.
+        RuntimeError: the loss was not finite more often than `config.max_rollbacks`.
+    """
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    sharding.check_batch_size(config.batch_size, mesh)
+    path = pathlib.Path(workdir)
+    claim(path, config)
+    run = Run(config, task, place(task, mesh, config.seed), train_data, eval_data, path)
+    with run.checkpoints, run.log, interruptible() as stop:
+        while True:
+            try:
+                return run.stretch(stop)
+            except NonFiniteError:
+                run.roll_back()

@@ -1,0 +1,148 @@
+"""Optimizers, weight decay, rates and freezing, each a table over parameter names.
+
+The update is `-schedule(t) * (learning_rate * rate * direction + weight_decay * decay * w)`:
+decay follows the schedule but not the learning rate, as the published distillation runs
+have it. AdamW's `lambda` is therefore `weight_decay / learning_rate`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from moshijax.sharding import match_one, named_leaves, replace_leaves
+
+
+KINDS = {
+    "adam": optax.scale_by_adam,
+    "lion": optax.scale_by_lion,
+    "momentum": optax.trace,
+    "rmsprop": optax.scale_by_rms,
+    "adafactor": optax.scale_by_factored_rms,
+}
+
+
+def _cosine(t: jax.Array) -> jax.Array:
+    return 0.5 * (1 + jnp.cos(jnp.pi * t))
+
+
+SHAPES = {
+    "cosine": _cosine,
+    "linear": lambda t: 1 - t,
+    "quadratic": lambda t: (1 - t) ** 2,
+    "constant": jnp.ones_like,
+}
+
+
+def make_schedule(shape: str, num_steps: int, warmup_steps: int) -> optax.Schedule:
+    """A factor in [0, 1]: linear warm-up, then the named shape down to its end.
+
+    Raises:
+        ValueError: an unknown shape, or a warm-up that leaves nothing of the run.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"optimizer.schedule: {shape!r} is unknown, take one of {list(SHAPES)}.")
+    if not 0 <= warmup_steps < num_steps:
+        raise ValueError(
+            f"optimizer.warmup_steps: {warmup_steps} steps of warm-up do not fit a run of "
+            f"{num_steps} steps: shorten the warm-up or lengthen the run."
+        )
+
+    def schedule(count: Any) -> jax.Array:
+        warm = jnp.minimum(1.0, (count + 1) / max(warmup_steps, 1))
+        t = jnp.clip((count - warmup_steps) / max(num_steps - warmup_steps, 1), 0.0, 1.0)
+        return jnp.where(count < warmup_steps, warm, SHAPES[shape](t))
+
+    return schedule
+
+
+class Optimizer(NamedTuple):
+    """Pure functions over a model: `init(model)` and `update(grads, state, model)`."""
+
+    transform: optax.GradientTransformation
+    frozen: frozenset[str]
+    schedule: optax.Schedule
+    learning_rate: float
+
+    def trained(self, model: Any) -> dict[str, jax.Array]:
+        """The parameters that change, by name."""
+        return {n: p for n, p in named_leaves(model).items() if n not in self.frozen}
+
+    def init(self, model: Any) -> Any:
+        """Moments and counters of the parameters that are trained."""
+        return self.transform.init(self.trained(model))
+
+    def update(self, grads: Any, state: Any, model: Any) -> tuple[Any, Any, dict[str, jax.Array]]:
+        """One step; also returns the norms of gradients and updates."""
+        grads = self.trained(grads)
+        updates, state = self.transform.update(grads, state, self.trained(model))
+        changed: Any = optax.apply_updates(self.trained(model), updates)
+        metrics = {
+            "grad_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
+        }
+        return replace_leaves(model, named_leaves(model) | changed), state, metrics
+
+
+def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
+    """The optimizer of `config` for the parameters of `model` (arrays or shapes).
+
+    Keys of `config`: `learning_rate`, `schedule`, `warmup_steps`, `clip_norm` (or None),
+    `weight_decay`, `options` (keywords by kind), and four tables over parameter names, in each of
+    which every parameter matches exactly once: `kinds` (optimizer), `decay` and `rates`
+    (factors of weight decay and learning rate), `frozen` (True where nothing changes).
+
+    Raises:
+        ValueError: a parameter that a table does not match once, or an unknown kind.
+    """
+    names = list(named_leaves(model))
+    tables = {
+        what: {n: match_one(n, getattr(config, what), f"optimizer.{what}") for n in names}
+        for what in ("kinds", "decay", "rates", "frozen")
+    }
+    kinds, rates = tables["kinds"], tables["rates"]
+    unknown = sorted(set(kinds.values()) - set(KINDS))
+    if unknown:
+        raise ValueError(f"optimizer.kinds: {unknown} is unknown, take one of {list(KINDS)}.")
+    frozen = frozenset(n for n in names if tables["frozen"][n])
+    options = config.options.to_dict()
+    transforms = {k: KINDS[k](**options.get(k, {})) for k in set(kinds.values())}
+    steps = {n: config.learning_rate * rates[n] for n in names}
+    decay = {n: config.weight_decay * tables["decay"][n] for n in names}
+
+    def step_and_decay(updates: Any, params: Any) -> Any:
+        return {n: -steps[n] * u - decay[n] * params[n] for n, u in updates.items()}
+
+    schedule = make_schedule(config.schedule, num_steps, config.warmup_steps)
+    transform = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.partition(transforms, lambda params: {n: kinds[n] for n in params}),
+        optax.stateless(step_and_decay),
+        optax.scale_by_schedule(schedule),
+    )
+    return Optimizer(transform, frozen, schedule, config.learning_rate)
+
+
+def accumulate(loss: Any, model: Any, batch: Any, parts: int) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradients and metrics of `loss(model, batch) -> (scalar, metrics)`, in `parts` pieces.
+
+    Rows are dealt like cards, so that each device keeps working on rows that it holds.
+    """
+    gradient = jax.grad(loss, has_aux=True)
+    if parts == 1:
+        return gradient(model, batch)
+
+    def piece(total: Any, rows: Any) -> tuple[Any, None]:
+        return jax.tree.map(lambda a, b: a + b / parts, total, gradient(model, rows)), None
+
+    def deal(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    pieces = jax.tree.map(deal, batch)
+    first = jax.tree.map(lambda x: x[0], pieces)
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient, model, first)
+    )
+    return jax.lax.scan(piece, zeros, pieces)[0]

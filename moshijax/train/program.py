@@ -1,0 +1,85 @@
+"""What the loop runs: a task's pure functions, placed on a mesh and compiled."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from moshijax import sharding
+from moshijax.train.feed import EvalData, read_ahead
+
+
+class Task(Protocol):
+    """What is trained: pure functions, and arrays that never change."""
+
+    unit: str  # What the rows of a batch are called: images, windows.
+    frozen: Any  # Arguments of every step, never saved: a teacher, a codec.
+
+    def init(self, key: jax.Array) -> Any:
+        """The state at step 0: models, optimizers, averages."""
+        ...
+
+    def update(self, state: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
+        """One optimizer step; also returns float32 scalars by name, `loss` among them."""
+        ...
+
+    def evaluate(self, state: Any, frozen: Any, batch: Any) -> Any:
+        """Sums that add up over batches."""
+        ...
+
+    def summarize(self, sums: Any) -> dict[str, float]:
+        """Metrics from the sums of a whole set."""
+        ...
+
+
+class Program(NamedTuple):
+    """A task on a mesh."""
+
+    mesh: Mesh
+    shapes: Any
+    shardings: Any
+    frozen: Any
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+    evaluate: Callable[..., Any]
+
+
+def place(task: Task, mesh: Mesh, seed: int) -> Program:
+    """Shapes, shardings and jitted functions of a task; compiles nothing yet."""
+    shapes = jax.eval_shape(task.init, jax.random.key(seed))
+    shardings = sharding.shard_like(shapes, mesh)
+    return Program(
+        mesh=mesh,
+        shapes=shapes,
+        shardings=shardings,
+        frozen=sharding.place(task.frozen, mesh),
+        init=jax.jit(task.init, out_shardings=shardings),
+        update=jax.jit(task.update, donate_argnums=0, out_shardings=(shardings, None)),
+        evaluate=jax.jit(task.evaluate),
+    )
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no number of a tree is NaN or infinite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
+def evaluate(task: Task, program: Program, state: Any, sets: Mapping[str, EvalData]) -> dict:
+    """All metrics of all sets, named `set/metric`."""
+    metrics = {}
+    for name, data in sets.items():
+        rows = sharding.local_rows(data.batch_size, program.mesh)
+        sums = None
+        for batch in read_ahead(
+            lambda i, d=data, r=rows: d.batch(i, r), 0, data.num_batches - 1, 2
+        ):
+            placed = sharding.to_mesh(batch, data.batch_size, program.mesh)
+            new = program.evaluate(state, program.frozen, placed)
+            sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+        summary = task.summarize(jax.device_get(sums))
+        metrics |= {f"{name}/{key}": value for key, value in summary.items()}
+    return metrics
