@@ -14,6 +14,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moshijax.nn.paths import named_leaves, with_leaves
+
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
@@ -25,22 +27,6 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(gn\w*|norm\w*)/(scale|bias)", P(None)),
     (r"head/bias", P(None)),
 )
-
-
-def leaf_name(path: tuple[Any, ...]) -> str:
-    """The name of a leaf, such as `model/block1/unit01/conv1/kernel`."""
-    # A flax variable is a node around its array; its own level says nothing.
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of any tree by name, in the tree's order."""
-    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def replace_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
-    """The same tree with the leaves of these names; the inverse of `named_leaves`."""
-    return jax.tree.unflatten(jax.tree.structure(tree), [leaves[n] for n in named_leaves(tree)])
 
 
 def match_one(name: str, rules: Sequence[tuple[str, Any]], what: str) -> Any:
@@ -92,7 +78,7 @@ def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 def shard_like(tree: Any, mesh: Mesh) -> Any:
     """The sharding of each leaf of a state or of frozen arrays (arrays or shapes)."""
     specs = {n: parameter_spec(n, tuple(x.shape), mesh) for n, x in named_leaves(tree).items()}
-    return replace_leaves(tree, {name: NamedSharding(mesh, spec) for name, spec in specs.items()})
+    return with_leaves(tree, {name: NamedSharding(mesh, spec) for name, spec in specs.items()})
 
 
 def place(tree: Any, mesh: Mesh) -> Any:

@@ -1,12 +1,13 @@
 """Batches as a pure function of the step, read ahead in the background."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 
 
+@runtime_checkable
 class TrainData(Protocol):
     """Training batches by global step: the step is the whole state of the data."""
 
@@ -17,6 +18,7 @@ class TrainData(Protocol):
         ...
 
 
+@runtime_checkable
 class EvalData(Protocol):
     """A fixed sequence of padded batches, each with a `mask`."""
 

@@ -102,21 +102,22 @@ class Log:
             return
         self._seconds += seconds
         values = {k: _plain(v) for k, v in values.items()}
-        speed = {f"{self._unit}_per_s": rate, "seconds": round(self._seconds, 3)}
+        speed = {f"{self._unit}_per_s": rate} if math.isfinite(rate) else {}
+        speed["seconds"] = round(self._seconds, 3)
         self._write({"step": step, "kind": "train", **values, **speed})
         self._scalars("train", step, values | speed)
         if self._bar is not None:
             self._bar.set_postfix_str(_text(dict(list(values.items())[:SHOWN])))
         else:
             left = seconds_left(self._seconds, step, self._num_steps)
-            progress = f"step {step}/{self._num_steps}  {rate:.0f} {self._unit}/s  ETA {left}"
+            progress = f"step {step}/{self._num_steps}  {rate:.4g} {self._unit}/s  ETA {left}"
             self._say(
                 f"{self._workdir.name}: {progress}  {_text(dict(list(values.items())[:SHOWN]))}"
             )
 
     def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
         """The metrics of all evaluation sets, named `set/metric`."""
-        if not self._active:
+        if not self._active or not values:
             return
         values = {k: _plain(v) for k, v in values.items()}
         self._write({"step": step, "kind": "eval", **values})

@@ -3,7 +3,7 @@
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,15 +29,16 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Generator[Callable[[], bool]]:
     """Turns the first SIGTERM or SIGINT into a request to stop after the step."""
     asked: list[int] = []
+    before: dict[int, Any] = {}
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
         signal.signal(number, before[number])  # The second one acts at once.
 
-    before = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+    before |= {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: bool(asked)
     finally:
@@ -48,10 +49,42 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 def _means(pending: list[Any]) -> dict[str, float]:
     """Means over the steps since the last report; waits for them."""
     rows = jax.device_get(pending)
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    names = sorted(rows[0], key=lambda name: (name != "loss", name))
+    means = {name: float(np.mean([row[name] for row in rows])) for name in names}
     if not np.isfinite(means["loss"]):
         raise NonFiniteError
     return means
+
+
+class Stopwatch:
+    """Times steps, without what is not training and without the first, which compiles."""
+
+    def __init__(self) -> None:
+        self._began = self._counted_from = time.perf_counter()
+        self._steps = -1
+
+    def step(self) -> None:
+        """One more step was asked for."""
+        self._steps += 1
+        if not self._steps:
+            self._counted_from = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Leaves out what happens inside."""
+        start = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - start
+        self._counted_from += time.perf_counter() - start
+
+    def lap(self) -> tuple[float, float]:
+        """Steps a second (nan before two steps), and all seconds, since the last lap."""
+        now = time.perf_counter()
+        rate = self._steps / (now - self._counted_from) if self._steps > 0 else float("nan")
+        seconds = now - self._began
+        self._began = self._counted_from = now
+        self._steps = 0
+        return rate, seconds
 
 
 class Run:
@@ -114,17 +147,18 @@ class Run:
             raise NonFiniteError
         self.checkpoints.save(step, state)
 
-    def report(self, step: int, pending: list[Any], seconds: float) -> None:
-        """Logs the means of the steps just done and their speed."""
-        means, rate = _means(pending), len(pending) / seconds
-        means["mfu"] = self.share_of_peak * rate
+    def report(self, step: int, pending: list[Any], rate: float, seconds: float) -> None:
+        """Logs the means of the steps just done and how many were done a second."""
+        means = _means(pending)
+        if np.isfinite(rate):
+            means["mfu"] = self.share_of_peak * rate
         self.log.train(step, means, self.config.batch_size * rate, seconds)
 
     def stretch(self, stop: Callable[[], bool]) -> Any:
         """Steps to the end, to a stop, or to a number that is not finite (NonFiniteError)."""
         config, program, last = self.config, self.program, self.config.num_steps
         state, step = self.start()
-        batches, pending, began = self.batches(step + 1), [], time.perf_counter()
+        batches, pending, watch = self.batches(step + 1), [], Stopwatch()
         while step < last and not stop():
             step, batch = step + 1, next(batches)
             self.measure(batch)
@@ -132,17 +166,17 @@ class Run:
             pending.append(metrics)
             # The host stays at most two batches ahead of the device.
             jax.block_until_ready(pending[max(len(pending) - 3, 0)])
+            watch.step()
             self.log.advance()
             if due(step, config.log_every, last):
                 jax.block_until_ready(metrics)
-                self.report(step, pending, time.perf_counter() - began)
-                pending, began = [], time.perf_counter()
-            paused = time.perf_counter()
-            if due(step, config.checkpoint_every, last):
-                self.save(step, state)
-            if due(step, config.eval_every, last):
-                self.log.evaluation(step, evaluate(self.task, program, state, self.eval_data))
-            began += time.perf_counter() - paused
+                self.report(step, pending, *watch.lap())
+                pending = []
+            with watch.paused():
+                if due(step, config.checkpoint_every, last):
+                    self.save(step, state)
+                if due(step, config.eval_every, last):
+                    self.log.evaluation(step, evaluate(self.task, program, state, self.eval_data))
         if step < last:
             self.save(step, state)
             self.log.event(step, "stopped as asked and saved: the same command goes on from here.")

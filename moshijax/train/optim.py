@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from moshijax.sharding import match_one, named_leaves, replace_leaves
+from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.sharding import match_one
 
 
 KINDS = {
@@ -80,10 +81,10 @@ class Optimizer(NamedTuple):
         updates, state = self.transform.update(grads, state, self.trained(model))
         changed: Any = optax.apply_updates(self.trained(model), updates)
         metrics = {
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
         }
-        return replace_leaves(model, named_leaves(model) | changed), state, metrics
+        return with_leaves(model, named_leaves(model) | changed), state, metrics
 
 
 def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:

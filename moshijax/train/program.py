@@ -1,7 +1,7 @@
 """What the loop runs: a task's pure functions, placed on a mesh and compiled."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from moshijax import sharding
 from moshijax.train.feed import EvalData, read_ahead
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained: pure functions, and arrays that never change."""
 

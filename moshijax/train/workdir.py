@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from ml_collections import ConfigDict
 
-from moshijax.sharding import named_leaves, replace_leaves
+from moshijax.nn.paths import named_leaves, with_leaves
 
 
 # Keys that change what is logged and kept, not what is computed.
@@ -139,7 +139,7 @@ class Checkpoints:
             except Exception as error:  # Orbax names no common class for damage on disk.
                 self._set_aside(step, error)
                 continue
-            return replace_leaves(shapes, leaves), step
+            return with_leaves(shapes, leaves), step
         if steps:
             raise ValueError(
                 f"{self._root}: none of the checkpoints {steps} can be read; they are kept in "
