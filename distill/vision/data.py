@@ -1,0 +1,224 @@
+"""Batches of views for training and evaluation, each a pure function of its number."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import UInt8
+
+from distill import crops, views
+from distill.vision import images
+from distill.vision.reader import Item, Reader
+from distill.vision.sources import Source, load
+
+
+__all__ = ["EvalBatches", "Models", "TrainBatches", "load"]
+
+Models = Mapping[str, tuple[str, int]]  # name -> role ("student" or "teacher") and resolution
+Targets = dict[str, tuple[views.View, str, int]]  # view key -> boxes, method, resolution
+Batch = dict[str, Any]
+
+
+class TrainBatches:
+    """Training batches by step: shuffled rows, planned views, rendered for each model.
+
+    Sampling is without replacement within an epoch; a batch may straddle two. Models whose
+    view and resolution are the same share one array.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        models: Models,
+        *,
+        design: str,
+        batch_size: int,
+        seed: int,
+        mixup: float,
+        on_corrupt: str,
+        inception: str = "tf",
+        channels: int | None = None,
+        threads: int = 1,
+    ):
+        self.source = source
+        self.models = dict(models)
+        self.design = views.design_of(design)
+        self.batch_size = batch_size
+        self.reader = Reader(source, on_corrupt, channels, threads)
+        self.keys = {name: self._key(*model) for name, model in self.models.items()}
+        self._seed = seed
+        self._design, self._mixup, self._inception = design, mixup, inception
+        self._orders: dict[int, grain.MapDataset] = {}
+
+    @property
+    def corrupt_count(self) -> int:
+        """How many rows were found corrupt so far."""
+        return len(self.reader.corrupt)
+
+    def batch(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> Batch:
+        """The step's rows of the global batch; another `order` shuffles otherwise."""
+        return self._render(*self._plan(step, order, rows))
+
+    def plan(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> views.Plan:
+        """The plan of what `batch` renders."""
+        return self._plan(step, order, rows)[0]
+
+    def render(self, plan: views.Plan) -> Batch:
+        """Renders a plan, for instance a stored one."""
+        return self._render(plan, self.reader.map(self.reader.read, plan.index.tolist()))
+
+    def _key(self, role: str, resolution: int) -> str:
+        if role not in ("student", "teacher"):
+            raise ValueError(f"The role of a model is student or teacher, not {role!r}.")
+        return f"{'shared' if self.design.shared else role}_{resolution}"
+
+    def _plan(self, step, order, rows) -> tuple[views.Plan, list[Item]]:
+        rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
+        shuffled = self._shuffled(order)
+        first = step * self.batch_size
+        items = self.reader.map(self.reader.read, [shuffled[first + int(row)] for row in rows])
+        resolutions = [r for role, r in self.models.values() if role == "student"]
+        plan = views.sample_plan(
+            self._design,
+            seed=self._seed,
+            order=order,
+            step=step,
+            batch_size=self.batch_size,
+            rows=rows,
+            index=np.array([item.index for item in items], np.int64),
+            sizes=np.array([item.size for item in items], np.int64).reshape(-1, 2),
+            resolution=(resolutions or [r for _, r in self.models.values()])[0],
+            mixup=self._mixup,
+            inception=self._inception,
+        )
+        return plan, items
+
+    def _shuffled(self, order: int) -> grain.MapDataset:
+        if order not in self._orders:
+            seed = int(np.random.SeedSequence((self._seed, order)).generate_state(1)[0])
+            rows = grain.MapDataset.range(len(self.source))
+            self._orders[order] = rows.seed(seed).shuffle().repeat()
+        return self._orders[order]
+
+    def _render(self, plan: views.Plan, items: list[Item]) -> Batch:
+        targets = {}
+        for key, (role, resolution) in zip(self.keys.values(), self.models.values(), strict=True):
+            view = plan.student if role == "student" else plan.teacher
+            crop = self.design.student if role == "student" else self.design.teacher
+            targets[key] = (view, images.METHODS[crop], resolution)
+        output = _empty(targets, len(items), self.reader.channels)
+
+        def render(k: int) -> tuple[int, int]:
+            used, pixels = self.reader.decode(items[k])
+            _render(output, k, pixels, targets, planned=items[k].size)
+            return used.index, used.row.label
+
+        used = np.array(self.reader.map(render, range(len(items))), np.int32).reshape(-1, 2)
+        return {"images": output, "index": used[:, 0], "label": used[:, 1], "mix": plan.mix}
+
+
+class EvalBatches:
+    """Every image once, in order, at every model's resolution; the last batch is padded.
+
+    Crops: "cc" (the smaller side resized to `margin` resolutions, then the centre), "rs"
+    (the whole image), "ic" (an inception crop and flip, another one for each `draw`). A
+    corrupt image that is to be skipped is masked, as padding is.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        models: Models,
+        *,
+        crop: str,
+        batch_size: int,
+        on_corrupt: str,
+        margin: float = crops.MARGIN,
+        seed: int = 0,
+        inception: str = "tf",
+        channels: int | None = None,
+        threads: int = 1,
+    ):
+        self.source = source
+        self.batch_size = batch_size
+        self.num_batches = -(-len(source) // batch_size)
+        self.reader = Reader(source, on_corrupt, channels, threads)
+        self.keys = {name: f"eval_{resolution}" for name, (_, resolution) in models.items()}
+        self._resolutions = sorted({resolution for _, resolution in models.values()})
+        self._crop = crop
+        self._seed, self._margin, self._inception = seed, margin, inception
+
+    @property
+    def corrupt_count(self) -> int:
+        """How many rows were found corrupt so far."""
+        return len(self.reader.corrupt)
+
+    def batch(self, number: int, rows: np.ndarray | None = None, draw: int = 0) -> Batch:
+        """Rows of one global batch; padding has mask 0, index -1 and label 0."""
+        rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
+        position = number * self.batch_size + rows
+        position[position >= len(self.source)] = -1
+        items = self.reader.map(self._read, position.tolist())
+        sizes = np.array([(1, 1) if item is None else item.size for item in items], np.int64)
+        targets = {}
+        for resolution in self._resolutions:
+            view = self._view(number, rows, sizes.reshape(-1, 2), resolution, draw)
+            targets[f"eval_{resolution}"] = (view, images.METHODS[self._crop], resolution)
+        output = _empty(targets, len(items), self.reader.channels)
+
+        def render(k: int) -> bool:
+            pixels = None if items[k] is None else self.reader.pixels(items[k])
+            if pixels is not None:
+                _render(output, k, pixels, targets)
+            return pixels is not None
+
+        mask = np.array(self.reader.map(render, range(len(items))), bool)
+        labels = [0 if item is None else item.row.label for item in items]
+        return {
+            "images": output,
+            "label": np.where(mask, labels, 0).astype(np.int32),
+            "index": np.where(mask, position, -1).astype(np.int32),
+            "mask": mask.astype(np.float32),
+        }
+
+    def _read(self, index: int) -> Item | None:
+        return None if index < 0 else self.reader.try_read(index)
+
+    def _view(self, number, rows, sizes, resolution, draw) -> views.View:
+        return views.sample_view(
+            self._crop,
+            seed=self._seed,
+            draw=draw,
+            batch=number,
+            batch_size=self.batch_size,
+            rows=rows,
+            sizes=sizes,
+            resolution=resolution,
+            margin=self._margin,
+            inception=self._inception,
+        )
+
+
+def _empty(targets: Targets, count: int, channels: int) -> dict[str, UInt8[np.ndarray, "B R R C"]]:
+    return {
+        key: np.zeros((count, resolution, resolution, channels), np.uint8)
+        for key, (_, _, resolution) in targets.items()
+    }
+
+
+def _render(
+    output: dict[str, UInt8[np.ndarray, "B R R C"]],
+    row: int,
+    pixels: UInt8[np.ndarray, "H W C"],
+    targets: Targets,
+    planned: tuple[int, int] | None = None,
+) -> None:
+    """Renders one row for every model; boxes of a `planned` size are scaled to this image."""
+    size = pixels.shape[:2]
+    scale = np.ones(4, np.float32)
+    if planned is not None and planned != size:
+        scale = np.array([*size, *size], np.float32) / np.array([*planned, *planned], np.float32)
+    for key, (view, method, resolution) in targets.items():
+        image = images.render(pixels, view.box[row] * scale, resolution, method)
+        output[key][row] = image[:, ::-1] if view.flip[row] else image

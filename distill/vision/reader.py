@@ -1,0 +1,94 @@
+"""Reads and decodes rows of a data set; what to do with corrupt ones."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from distill.vision import images
+from distill.vision.sources import Row, Source
+
+
+class Item(NamedTuple):
+    """A row that was read, and its height and width."""
+
+    index: int
+    row: Row
+    size: tuple[int, int]
+
+
+class Reader:
+    """Reads rows; a corrupt one is counted, and either an error or replaced.
+
+    The first row after it that is readable, counted round, takes its place.
+    """
+
+    def __init__(
+        self, source: Source, on_corrupt: str, channels: int | None = None, threads: int = 1
+    ):
+        if on_corrupt not in ("skip", "stop"):
+            raise ValueError(f"on_corrupt is {on_corrupt!r}; choose skip or stop.")
+        self.source = source
+        self.channels = channels or source.channels
+        self.corrupt: set[int] = set()
+        self._skip = on_corrupt == "skip"
+        self._lock = threading.Lock()
+        # Decoding and resizing leave Python's lock, so that threads help.
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def map(self, function: Callable[[Any], Any], rows: Iterable) -> list:
+        """Maps over rows, on this reader's threads."""
+        return list(map(function, rows) if self._pool is None else self._pool.map(function, rows))
+
+    def read(self, index: int) -> Item:
+        """The row, or the next one whose header is readable."""
+        found = (self.try_read(number) for number in self._from(index))
+        item = next((item for item in found if item is not None), None)
+        if item is None:
+            raise ValueError(f"Not one image of {self.source.name} is readable.")
+        return item
+
+    def decode(self, item: Item) -> tuple[Item, UInt8[np.ndarray, "H W C"]]:
+        """The row's pixels, or those of the next one that decodes; also which it is."""
+        for number in self._from(item.index):
+            used = item if number == item.index else self.try_read(number)
+            pixels = None if used is None else self.pixels(used)
+            if used is not None and pixels is not None:
+                return used, pixels
+        raise ValueError(f"Not one image of {self.source.name} can be decoded.")
+
+    def try_read(self, index: int) -> Item | None:
+        """This very row, None if its header is corrupt."""
+        row = self.source[index]
+        if not isinstance(row.image, bytes):
+            return Item(index, row, row.image.shape[:2])
+        try:
+            return Item(index, row, images.size_of(row.image))
+        except images.CorruptImageError as error:
+            return self._note(index, error)
+
+    def pixels(self, item: Item) -> UInt8[np.ndarray, "H W C"] | None:
+        """The pixels of this very row, None if it is corrupt."""
+        image = item.row.image
+        if not isinstance(image, bytes):
+            grey = image.shape[2] == 1 < self.channels
+            return np.repeat(image, self.channels, axis=2) if grey else image
+        try:
+            return images.decode(image, self.channels)
+        except images.CorruptImageError as error:
+            return self._note(item.index, error)
+
+    def _from(self, index: int) -> Iterator[int]:
+        return ((index + k) % len(self.source) for k in range(len(self.source)))
+
+    def _note(self, index: int, error: images.CorruptImageError) -> None:
+        if not self._skip:
+            raise images.CorruptImageError(
+                f"Row {index} of {self.source.name} is corrupt ({error}); "
+                "repair it or set on_corrupt to skip."
+            ) from error
+        with self._lock:
+            self.corrupt.add(index)
