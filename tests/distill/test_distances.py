@@ -80,7 +80,7 @@ def test_distances_are_their_definitions(student, teacher, temperature):
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_gradient_is_that_of_finite_differences(name):
-    student, teacher, temperature, step = normal(0, 2, 5), normal(1, 2, 5), 2.0, 1e-6
+    student, teacher, temperature, step = normal(0, 3, CLASSES), normal(1, 3, CLASSES), 2.0, 1e-6
     _, grad = value_and_grad(name, student, teacher, temperature)
     for index in np.ndindex(*student.shape):
         shift = np.zeros(student.shape)
@@ -113,21 +113,24 @@ def test_the_order_of_classes_does_not_matter(student, order):
 
 @pytest.mark.parametrize("name", [n for n in DISTANCES if n != "hard"])
 def test_equal_models_have_no_distance_and_no_gradient(name):
-    logits = normal(2, 4, CLASSES) * 5
+    logits = normal(2, 3, CLASSES) * 5
     values, grad = value_and_grad(name, logits, logits, 2.0)
     testing.assert_allclose(values, 0, atol=1e-5)
     testing.assert_allclose(grad, 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", DISTANCES)
-def test_any_batch_axes_give_one_value_each(name):
-    student, teacher = normal(3, 2, 3, CLASSES), normal(4, 2, 3, CLASSES)
-    values, _ = value_and_grad(name, student, teacher, 1.0)
-    flat, _ = value_and_grad(name, student.reshape(-1, CLASSES), teacher.reshape(-1, CLASSES), 1.0)
-    assert values.shape == (2, 3)
-    testing.assert_allclose(values.reshape(-1), flat, rtol=1e-6)
-    one = DISTANCES[name](student[0, 0], teacher[0, 0])
-    testing.assert_allclose(one, values[0, 0], rtol=1e-5)
+def test_any_batch_axes_give_one_value_each():
+    student, teacher = normal(3, 3, CLASSES), normal(4, 3, CLASSES)
+    deep = measure(student[:, None], teacher[:, None], 1.0)
+    for name, (values, _) in measure(student, teacher, 1.0).items():
+        assert deep[name][0].shape == (3, 1)
+        testing.assert_allclose(deep[name][0][:, 0], values, rtol=1e-6)
+
+
+def test_one_example_needs_no_batch_axis():
+    student, teacher = normal(3, 3, CLASSES), normal(4, 3, CLASSES)
+    values = distances.kl(student, teacher)
+    testing.assert_allclose(distances.kl(student[1], teacher[1]), values[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -151,19 +154,19 @@ def test_kl_of_a_known_pair():
 
 
 def test_temperature_squared_keeps_the_gradient_of_kl_flat():
-    student, teacher = normal(0, 512, 10), normal(1, 512, 10)
+    student, teacher = normal(0, 3, CLASSES), normal(1, 3, CLASSES)
 
     def norm(temperature):
         _, grad = value_and_grad("kl", student, teacher, temperature)
         return float(jnp.sqrt(jnp.mean(jnp.sum(grad**2, -1))))
 
     norms = [norm(t) for t in (1.0, 2.0, 5.0, 10.0)]
-    testing.assert_allclose(norms, norms[0], rtol=0.1)
+    testing.assert_allclose(norms, norms[0], rtol=0.15)
 
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_every_distance_keeps_its_gradient_at_high_temperature(name):
-    student, teacher = normal(0, 64, 10), normal(1, 64, 10)
+    student, teacher = normal(0, 3, CLASSES), normal(1, 3, CLASSES)
     _, warm = value_and_grad(name, student, teacher, 10.0)
     _, hot = value_and_grad(name, student, teacher, 40.0)
     testing.assert_allclose(jnp.linalg.norm(hot), jnp.linalg.norm(warm), rtol=0.1)
@@ -171,18 +174,18 @@ def test_every_distance_keeps_its_gradient_at_high_temperature(name):
 
 
 def test_entropy_clip_moves_the_value_and_not_the_gradient():
-    student, teacher = normal(0, 1, 10), normal(1, 1, 10) * 20
-    values, grads = zip(
-        *(
-            jax.value_and_grad(lambda s: distances.kl(s, teacher, entropy_clip=clip).sum())(student)  # noqa: B023
-            for clip in (0.0, 1e-8, 1e-2)
-        ),
-        strict=True,
-    )
-    assert values[0] < values[2]
+    teacher = normal(1, CLASSES) * 20
+
+    def clipped(student):
+        values = jnp.stack(
+            [distances.kl(student, teacher, entropy_clip=c) for c in (0.0, 1e-8, 0.1)]
+        )
+        return values, values
+
+    grads, values = jax.jit(jax.jacrev(clipped, has_aux=True))(normal(0, CLASSES))
+    assert values[2] > values[0] + 1e-4
     assert abs(values[1] - values[0]) < 1e-5
-    testing.assert_array_equal(grads[0], grads[1])
-    testing.assert_array_equal(grads[0], grads[2])
+    testing.assert_array_equal(grads, jnp.stack([grads[0]] * 3))
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -208,27 +211,30 @@ def test_excluded_classes_leave_values_and_gradients_finite(name, masked, temper
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_an_example_whose_classes_are_all_excluded_stays_finite(name):
-    nothing = jnp.full((1, CLASSES), -jnp.inf)
-    values, grad = value_and_grad(name, nothing, normal(0, 1, CLASSES), 1.0)
+    student = normal(0, 3, CLASSES).at[1].set(-jnp.inf)
+    values, grad = value_and_grad(name, student, normal(1, 3, CLASSES), 1.0)
     assert np.all(np.isfinite(values))
-    testing.assert_array_equal(grad, 0)
+    testing.assert_array_equal(grad[1], 0)
 
 
 @pytest.mark.parametrize("name", [n for n in DISTANCES if n not in ("l2", "euclidean")])
 @pytest.mark.parametrize("size", [1e4, 1e15, 3e38])
 def test_huge_logits_do_not_become_nan(name, size):
-    student = size * jnp.array([[1.0, -1.0, 0.0], [0.5, 0.5, -0.5]])
-    teacher = size * jnp.array([[-1.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
+    student = size * jnp.array(
+        [[1.0, -1.0, 0.0, 1.0, 0, 0, 0], [0.5, 0.5, -0.5, 0, 0, 0, 0], [0] * 7]
+    )
+    teacher = size * jnp.array(
+        [[-1.0, 1.0, 0.0, 1.0, 0, 0, 0], [1.0, 0.0, 1.0, 0, 0, 0, 0], [1] + [0] * 6]
+    )
     values, grad = value_and_grad(name, student, teacher, 0.5)
     assert not np.any(np.isnan(values))
     assert np.all(np.isfinite(grad))
 
 
 def test_garbage_logits_are_not_hidden():
-    student = normal(0, 1, CLASSES).at[0, 2].set(jnp.nan)
-    for name in DISTANCES:
-        values, _ = value_and_grad(name, student, normal(1, 1, CLASSES), 1.0)
-        assert np.isnan(values).all(), name
+    student = normal(0, 3, CLASSES).at[1, 2].set(jnp.nan)
+    for name, (values, _) in measure(student, normal(1, 3, CLASSES), 1.0).items():
+        testing.assert_array_equal(np.isnan(values), [False, True, False], err_msg=name)
 
 
 def test_jsd_ends_are_its_limits():
@@ -318,19 +324,19 @@ def test_mean_of_probabilities_survives_excluded_and_far_classes():
 def test_sum_of_losses_is_the_mean_of_probabilities_times_the_teachers():
     student, teachers = normal(9, 3, CLASSES), [normal(s, 3, CLASSES) for s in range(3)]
 
-    def grad(kind, temperature):
-        def loss(student):
+    @jax.jit
+    def grads(temperature):
+        def loss(student, kind):
             return distance_to_teachers(
                 distances.kl, student, teachers, kind, temperature=temperature
             ).sum()
 
-        return jax.grad(loss)(student)
+        return {k: jax.grad(loss)(student, k) for k in ("losses", "probabilities", "logits")}
 
     for temperature in (1.0, 5.0):
-        testing.assert_allclose(
-            grad("losses", temperature), 3 * grad("probabilities", temperature), atol=1e-5
-        )
-    assert np.abs(grad("losses", 1.0) - 3 * grad("logits", 1.0)).max() > 1e-3
+        grad = grads(jnp.float32(temperature))
+        testing.assert_allclose(grad["losses"], 3 * grad["probabilities"], atol=1e-5)
+        assert np.abs(grad["losses"] - 3 * grad["logits"]).max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["logits", "probabilities", "losses"])
