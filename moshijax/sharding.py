@@ -35,7 +35,7 @@ def match_one(name: str, rules: Sequence[tuple[str, Any]], what: str) -> Any:
     Raises:
         ValueError: no rule or several rules match.
     """
-    found = [(regex, value) for regex, value in rules if re.search(f"(?:{regex})$", name)]
+    found = [(regex, value) for regex, value in rules if re.search(f"(?:^|/)(?:{regex})$", name)]
     if len(found) == 1:
         return found[0][1]
     matches = ", ".join(repr(regex) for regex, _ in found) or "none"

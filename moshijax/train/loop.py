@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from moshijax import sharding
+from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.train import flops
 from moshijax.train.feed import EvalData, TrainData, read_ahead
 from moshijax.train.log import Log
@@ -98,9 +99,11 @@ class Run:
         train_data: TrainData,
         eval_data: Mapping[str, EvalData],
         workdir: pathlib.Path,
+        initial: Mapping[str, Any],
     ) -> None:
         self.config, self.task, self.program = config, task, program
         self.train_data, self.eval_data = train_data, eval_data
+        self.initial = initial
         self.key = jax.random.key(config.seed)
         self.rows = sharding.local_rows(config.batch_size, program.mesh)
         self.order = DataOrder(workdir)
@@ -109,14 +112,21 @@ class Run:
         self.share_of_peak = 0.0  # Of one step a second; known after the first batch.
 
     def start(self) -> tuple[Any, int]:
-        """The newest checkpoint, else a fresh state."""
+        """The newest checkpoint, else a fresh state with the arrays given."""
         found = self.checkpoints.restore(self.program.shapes, self.program.shardings)
-        state, step = found or (self.program.init(self.key), 0)
+        state, step = found or (self.fresh(), 0)
         self.log.start(step)
         if found:
             done = step == self.config.num_steps
             self.log.event(step, "this run is done already." if done else "resumed.")
         return state, step
+
+    def fresh(self) -> Any:
+        """The state at step 0."""
+        state = self.program.init(self.key)
+        leaves = named_leaves(state)
+        placed = {n: jax.device_put(x, leaves[n].sharding) for n, x in self.initial.items()}
+        return with_leaves(state, leaves | placed)
 
     def batches(self, first: int) -> Iterator[Any]:
         """The batch of every step from `first` on, on the mesh."""
@@ -212,8 +222,12 @@ def train(
     train_data: TrainData,
     eval_data: Mapping[str, EvalData],
     workdir: str,
+    initial: Mapping[str, Any] | None = None,
 ) -> Any:
     """Trains to `config.num_steps` from where this directory's run stands; returns the state.
+
+    A run begins at its newest checkpoint, else at a fresh state, in which `initial` takes
+    the place of the leaves of these names.
 
     Raises:
         ValueError: the directory is another config's, or the batch does not fit the mesh.
@@ -223,7 +237,8 @@ def train(
     sharding.check_batch_size(config.batch_size, mesh)
     path = pathlib.Path(workdir)
     claim(path, config)
-    run = Run(config, task, place(task, mesh, config.seed), train_data, eval_data, path)
+    program = place(task, mesh, config.seed)
+    run = Run(config, task, program, train_data, eval_data, path, initial or {})
     with run.checkpoints, run.log, interruptible() as stop:
         while True:
             try:

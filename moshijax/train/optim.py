@@ -59,6 +59,13 @@ def make_schedule(shape: str, num_steps: int, warmup_steps: int) -> optax.Schedu
     return schedule
 
 
+class OptimizerState(NamedTuple):
+    """Updates done so far, and what the optimizers remember of the gradients."""
+
+    count: jax.Array
+    moments: Any
+
+
 class Optimizer(NamedTuple):
     """Pure functions over a model: `init(model)` and `update(grads, state, model)`."""
 
@@ -71,20 +78,26 @@ class Optimizer(NamedTuple):
         """The parameters that change, by name."""
         return {n: p for n, p in named_leaves(model).items() if n not in self.frozen}
 
-    def init(self, model: Any) -> Any:
-        """Moments and counters of the parameters that are trained."""
-        return self.transform.init(self.trained(model))
+    def init(self, model: Any) -> OptimizerState:
+        """Counter and moments of the parameters that are trained."""
+        return OptimizerState(jnp.zeros((), jnp.int32), self.transform.init(self.trained(model)))
 
-    def update(self, grads: Any, state: Any, model: Any) -> tuple[Any, Any, dict[str, jax.Array]]:
-        """One step; also returns the norms of gradients and updates."""
-        grads = self.trained(grads)
-        updates, state = self.transform.update(grads, state, self.trained(model))
-        changed: Any = optax.apply_updates(self.trained(model), updates)
+    def update(
+        self, grads: Any, state: OptimizerState, model: Any
+    ) -> tuple[Any, OptimizerState, dict[str, Any]]:
+        """One step; also returns the norms of gradients and updates, and the learning rate."""
+        grads, params = self.trained(grads), self.trained(model)
+        factor = self.schedule(state.count)
+        steps, moments = self.transform.update(grads, state.moments, params)
+        updates = jax.tree.map(lambda step: factor * step, steps)
+        changed: Any = optax.apply_updates(params, updates)
         metrics = {
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
+            "learning_rate": self.learning_rate * factor,
         }
-        return with_leaves(model, named_leaves(model) | changed), state, metrics
+        model = with_leaves(model, named_leaves(model) | changed)
+        return model, OptimizerState(state.count + 1, moments), metrics
 
 
 def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
@@ -121,7 +134,6 @@ def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.partition(transforms, lambda params: {n: kinds[n] for n in params}),
         optax.stateless(step_and_decay),
-        optax.scale_by_schedule(schedule),
     )
     return Optimizer(transform, frozen, schedule, config.learning_rate)
 

@@ -5,7 +5,6 @@ leaves the old or the new one. Orbax does the same for checkpoints.
 """
 
 import json
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -15,6 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from ml_collections import ConfigDict
 
+from moshijax.files import replacing
 from moshijax.nn.paths import named_leaves, with_leaves
 
 
@@ -24,12 +24,8 @@ BOOKKEEPING = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a whole file or none of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w") as file:
+    with replacing(path, "w") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -139,7 +135,7 @@ class Checkpoints:
             except Exception as error:  # Orbax names no common class for damage on disk.
                 self._set_aside(step, error)
                 continue
-            return with_leaves(shapes, leaves), step
+            return with_leaves(shapes, dict(leaves)), step
         if steps:
             raise ValueError(
                 f"{self._root}: none of the checkpoints {steps} can be read; they are kept in "

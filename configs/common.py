@@ -1,0 +1,125 @@
+"""What experiment files share: switches after the colon, and the usual settings."""
+
+from ml_collections import ConfigDict
+
+
+def switches(arg: str | None, **known: object) -> ConfigDict:
+    """Reads `tiny,arm=fixed`: a bare name is True, a value has its default's type.
+
+    Raises:
+        ValueError: a switch that the file does not have.
+    """
+    result = ConfigDict(known)
+    for part in (arg or "").split(","):
+        name, _, value = part.strip().partition("=")
+        if not name:
+            continue
+        if name not in known:
+            raise ValueError(f"unknown switch {name!r}, this file has {', '.join(sorted(known))}.")
+        kind = type(known[name])
+        if kind is bool and value not in ("", "true", "false"):
+            raise ValueError(f"switch {name}: {value!r} is neither true nor false.")
+        result[name] = value != "false" if kind is bool else kind(value)
+    return result
+
+
+def loop_settings(num_steps: int, batch_size: int) -> dict[str, object]:
+    """What the training loop reads, at sizes that fit most runs."""
+    return dict(
+        seed=0,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        accumulate=1,
+        mesh=dict(data=-1, fsdp=1, tensor=1),
+        log_every=50,
+        eval_every=1000,
+        checkpoint_every=1000,
+        keep_checkpoints=3,
+        read_ahead=4,
+        max_rollbacks=3,
+    )
+
+
+def adam(learning_rate: float, weight_decay: float, warmup_steps: int) -> dict[str, object]:
+    """The optimizer of the published runs (Beyer et al. 2022, section 3 and appendix).
+
+    Weight decay is not multiplied by the learning rate and spares everything but kernels;
+    the first moment is kept in bfloat16; gradients are clipped at a global norm of 1.
+    """
+    return dict(
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        schedule="cosine",
+        warmup_steps=warmup_steps,
+        clip_norm=1.0,
+        options=dict(adam=dict(mu_dtype="bfloat16")),
+        kinds=((r".*", "adam"),),
+        decay=((r"kernel", 1.0), (r"scale|bias", 0.0)),
+        rates=((r".*", 1.0),),
+        frozen=((r".*", False),),
+    )
+
+
+def model(preset: str, resolution: int, num_classes: int, load: str | None) -> dict[str, object]:
+    """A model of an experiment; `load` is an npz file or a work directory."""
+    return dict(
+        preset=preset,
+        overrides=dict(num_classes=num_classes, dtype="float32"),
+        resolution=resolution,
+        load=load,
+        load_head=True,
+    )
+
+
+def steps(epochs: float, images: int, batch_size: int) -> int:
+    """Updates in so many passes over the images."""
+    return round(epochs * images / batch_size)
+
+
+def warmup(published: int, num_steps: int) -> int:
+    """The published warm-up, but never more than a quarter of the run.
+
+    The fixed 1,500 steps would be three quarters of 1,000 epochs of Flowers.
+    """
+    return min(published, num_steps // 4)
+
+
+def images(name: str, train: str) -> dict[str, object]:
+    """Training images: a TFDS name, `folder:PATH` or the embedded set, and a split."""
+    return dict(
+        name=name,
+        train=train,
+        data_dir=None,
+        channels=None,
+        on_corrupt="skip",
+        inception="tf",
+        threads=2,
+    )
+
+
+def evaluation(
+    name: str, sets: dict[str, str], batch_size: int, margin: float, crop: str = "cc"
+) -> dict[str, object]:
+    """Evaluation sets by name; `margin` is the resized side over the crop's."""
+    return dict(name=name, sets=sets, batch_size=batch_size, margin=margin, crop=crop)
+
+
+def loss(distance: str, temperature: float) -> dict[str, object]:
+    """What is minimised: a distance to the teachers, or "labels"."""
+    return dict(
+        distance=distance,
+        temperature=temperature,
+        options={},
+        combine="logits",
+        label_smoothing=0.0,
+    )
+
+
+def live_teachers(config: ConfigDict) -> None:
+    """Teachers see every step's view; `cache` keeps plans and logits instead.
+
+    `cache` is None or has `folder` and `num_plans`; `fixed_draws` is how many views a fixed
+    teacher's targets are averaged over (0: as many as its design has).
+    """
+    config.cache = None
+    config.fixed_draws = 0

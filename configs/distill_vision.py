@@ -1,0 +1,133 @@
+"""Distils image classifiers, Beyer et al. 2022 (arXiv:2106.05237), figures 3, 4 and 9 to 12.
+
+    python -m distill --config configs/distill_vision.py:data=pet,duration=fast --workdir runs/pet
+
+Teachers: R152x2_T_{flowers,pet,food,sun}128.npz of the BiT release, looked for in `weights/`.
+Data: TFDS names, prepared once by `tfds build NAME --file_format=array_record`.
+Cost, as published: Pet fast 28 min on a v2-8, Flowers long 25 h on a v3-32, Food long 14 h on a
+v3-8. Expected test accuracy, from table 4 of the paper: Flowers 92.83 / 95.54 / 96.93, Pet
+88.01 / 90.08 / 91.06, Food 83.29 / 86.64 / 87.20, SUN 68.28 / 73.46 / 74.26 (fast / medium / long).
+
+Switches: `data` (flowers, pet, food, sun), `duration` (fast, medium, long), `arm` (funmatch,
+consistent, independent, fixed, labels), `view` (another view design of that arm),
+`quickstart` (embedded Fashion-MNIST, a minute or two an arm on 2 cores; also has the arm
+`teacher`), `tiny` (CPU, 20 s; random teacher).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+# Arm -> what is matched, view design, mixup.
+ARMS = {
+    "teacher": ("labels", "same/ic", 0.0),
+    "labels": ("labels", "same/ic", 0.0),
+    "fixed": ("kl", "fix/rs", 0.0),
+    "independent": ("kl", "ind/ic", 0.0),
+    "consistent": ("kl", "same/ic", 0.0),
+    "funmatch": ("kl", "same/ic", 1.0),
+}
+
+# Name -> TFDS name, classes, training images, splits (section 4.1 of the paper's table 5).
+SETS = {
+    "flowers": ("oxford_flowers102", 102, 1020, ("train", "validation", "test")),
+    "pet": ("oxford_iiit_pet", 37, 3312, ("train[:90%]", "train[90%:]", "test")),
+    "food": ("food101", 101, 68175, ("train[:90%]", "train[90%:]", "validation")),
+    "sun": ("sun397", 397, 76128, ("train", "validation", "test")),
+}
+
+# Epochs, temperature, learning rate, weight decay: the students chosen in table 4. The released
+# code has 1e-3 for SUN medium's learning rate where the paper has 3e-3.
+PUBLISHED = {
+    ("flowers", "fast"): (10_000, 10.0, 3e-3, 3e-4),
+    ("flowers", "medium"): (100_000, 1.0, 1e-3, 1e-4),
+    ("flowers", "long"): (1_000_000, 1.0, 3e-4, 1e-5),
+    ("pet", "fast"): (1_000, 5.0, 1e-2, 1e-3),
+    ("pet", "medium"): (3_000, 10.0, 3e-3, 3e-4),
+    ("pet", "long"): (30_000, 2.0, 3e-3, 1e-5),
+    ("food", "fast"): (100, 10.0, 1e-2, 1e-3),
+    ("food", "medium"): (1_000, 10.0, 1e-3, 3e-4),
+    ("food", "long"): (3_000, 5.0, 1e-2, 1e-4),
+    ("sun", "fast"): (100, 10.0, 1e-2, 1e-3),
+    ("sun", "medium"): (1_000, 10.0, 3e-3, 1e-4),
+    ("sun", "long"): (3_000, 10.0, 1e-2, 3e-5),
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The experiment that the switches name."""
+    chosen = common.switches(
+        arg, tiny=False, quickstart=False, data="pet", duration="fast", arm="funmatch", view=""
+    )
+    if chosen.arm not in ARMS:
+        raise ValueError(f"switch arm: {chosen.arm!r} is unknown, take one of {', '.join(ARMS)}.")
+    if chosen.arm == "teacher" and not (chosen.quickstart or chosen.tiny):
+        raise ValueError("switch arm: the teachers of these sets are released, none is trained.")
+    if (chosen.data, chosen.duration) not in PUBLISHED:
+        known = ", ".join(f"{data} {duration}" for data, duration in PUBLISHED)
+        raise ValueError(f"switches data and duration: take one of {known}.")
+    if chosen.tiny:
+        return _tiny(chosen)
+    return _quickstart(chosen) if chosen.quickstart else _published(chosen)
+
+
+def _arm(config: ConfigDict, chosen: ConfigDict, temperature: float) -> None:
+    distance, view, mixup = ARMS[chosen.arm]
+    config.view = chosen.view or view
+    config.mixup = mixup
+    config.loss = common.loss(distance, temperature)
+
+
+def _published(chosen: ConfigDict) -> ConfigDict:
+    name, num_classes, images, (train, validation, test) = SETS[chosen.data]
+    epochs, temperature, learning_rate, weight_decay = PUBLISHED[chosen.data, chosen.duration]
+    num_steps = common.steps(epochs, images, batch_size=512)
+    config = ConfigDict(common.loop_settings(num_steps, batch_size=512))
+    minitrain = "train[:1024]" if chosen.data in ("food", "sun") else "train[:512]"
+    sets = dict(minitrain=minitrain, validation=validation, test=test)
+    config.data = common.images(name, train)
+    config.evaluation = common.evaluation(name, sets, batch_size=512, margin=160 / 128)
+    config.student = common.model("r50x1", 128, num_classes, load=None)
+    weights = f"weights/R152x2_T_{chosen.data}128.npz"
+    config.teachers = dict(bit=common.model("r152x2", 128, num_classes, load=weights))
+    warmup_steps = common.warmup(1500, num_steps)
+    config.optimizer = common.adam(learning_rate, weight_decay, warmup_steps)
+    _arm(config, chosen, temperature)
+    common.live_teachers(config)
+    return config
+
+
+def _quickstart(chosen: ConfigDict) -> ConfigDict:
+    teaching = chosen.arm == "teacher"
+    config = ConfigDict(common.loop_settings(1200 if teaching else 4000, batch_size=128))
+    config.log_every, config.eval_every, config.checkpoint_every = 50, 400, 400
+    train = "train[:12000]" if teaching else "train[12000:13000]"
+    config.data = common.images("fashion_mnist_sample", train)
+    sets = dict(validation="train[13000:14000]", test="test")
+    config.evaluation = common.evaluation(
+        "fashion_mnist_sample", sets, batch_size=500, margin=1.0, crop="rs"
+    )
+    teacher = common.model("small_teacher", 28, 10, load="runs/quickstart/teacher")
+    config.teachers = {} if teaching else dict(teacher=teacher)
+    student = "small_teacher" if teaching else "small_student"
+    config.student = common.model(student, 28, 10, load=None)
+    config.optimizer = common.adam(3e-3, 1e-4, warmup_steps=100)
+    _arm(config, chosen, temperature=2.0)
+    common.live_teachers(config)
+    return config
+
+
+def _tiny(chosen: ConfigDict) -> ConfigDict:
+    config = _quickstart(chosen)
+    config.num_steps, config.batch_size = 20, 16
+    config.log_every, config.eval_every, config.checkpoint_every = 5, 10, 5
+    config.data.train = "train[:256]"
+    config.evaluation.batch_size = 64
+    config.evaluation.sets = dict(test="test[:100]")
+    config.optimizer.warmup_steps = 5
+    models = [config.student, *config.teachers.values()]
+    for model in models:
+        model.preset, model.load = "tiny", None
+    config.fixed_draws = 2
+    return config

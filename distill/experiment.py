@@ -1,0 +1,144 @@
+"""A config becomes a task and its data, and is trained."""
+
+import functools
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from distill import targets, teachers, views
+from distill.task import LABELS, DistillTask
+from distill.vision.data import EvalBatches, TrainBatches
+from distill.vision.sources import Source, load
+from moshijax.nn.paths import named_leaves
+from moshijax.train import loop
+
+
+def model_views(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Role and resolution of the student and of every teacher, as the data wants them."""
+    student = {"student": ("student", config.student.resolution)}
+    return student, {n: ("teacher", spec.resolution) for n, spec in config.teachers.items()}
+
+
+def _batches(config: ConfigDict, source: Source, models: dict[str, Any]) -> TrainBatches:
+    data = config.data
+    return TrainBatches(
+        source,
+        models,
+        design=config.view,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        mixup=config.mixup,
+        on_corrupt=data.on_corrupt,
+        inception=data.inception,
+        channels=data.channels,
+        threads=data.threads,
+    )
+
+
+def _eval_batches(
+    config: ConfigDict, source: Source, models: dict[str, Any], crop: str
+) -> EvalBatches:
+    data = config.data
+    return EvalBatches(
+        source,
+        models,
+        crop=crop,
+        batch_size=config.evaluation.batch_size,
+        on_corrupt=data.on_corrupt,
+        margin=config.evaluation.margin,
+        seed=config.seed,
+        inception=data.inception,
+        channels=data.channels,
+        threads=data.threads,
+    )
+
+
+def _check_classes(config: ConfigDict, known: dict[str, int], source: Source) -> None:
+    """Every model of an experiment speaks of the classes that it is evaluated on."""
+    for name, num_classes in known.items():
+        if num_classes != source.num_classes:
+            raise ValueError(
+                f"{name}: {num_classes} classes do not fit the {source.num_classes} of "
+                f"{source.name}: set overrides.num_classes."
+            )
+
+
+def _train_data(
+    config: ConfigDict, task: DistillTask, source: Source, workdir: pathlib.Path
+) -> Any:
+    """Batches with live teachers, with a fixed teacher's table, or out of a cache."""
+    student, taught = model_views(config)
+    design = views.design_of(config.view)
+    if config.loss.distance == LABELS:
+        return _batches(config, source, student)
+    if design.fixed:
+        if config.mixup:
+            raise ValueError(
+                f"mixup: {config.view} computes each image's targets once, so images cannot be "
+                "mixed: set mixup to 0, or take a consistent view."
+            )
+        data = _eval_batches(config, source, taught, design.teacher)
+        ask = targets.make_ask(task.frozen, data.keys)
+        path = workdir / "fixed_targets.npz"
+        table = targets.fixed_table(path, data, ask, config.fixed_draws or design.ensemble)
+        return targets.FixedTargets(_batches(config, source, student), table)
+    if not config.cache:
+        return _batches(config, source, student | taught)
+    names = ("seed", "batch_size", "data", "view", "mixup", "teachers")
+    facts = {key: value for key, value in config.to_dict().items() if key in names}
+    folder = pathlib.Path(config.cache.folder)
+    cached = targets.CachedTargets(
+        folder, facts, _batches(config, source, student), config.cache.num_plans
+    )
+    teaching = _batches(config, source, taught)
+    cached.fill(teaching, targets.make_ask(task.frozen, teaching.keys))
+    return cached
+
+
+def build(config: ConfigDict, workdir: pathlib.Path) -> tuple[DistillTask, Any, dict[str, Any]]:
+    """The task, its training batches and its evaluation sets.
+
+    Raises:
+        ValueError: parts of the config do not fit each other, or a file is missing or wrong.
+    """
+    student, taught = model_views(config)
+    source = load(config.data.name, config.data.train, config.data.data_dir)
+    sets = {
+        name: _eval_batches(
+            config,
+            load(config.evaluation.name, split, config.data.data_dir),
+            student | taught,
+            config.evaluation.crop,
+        )
+        for name, split in config.evaluation.sets.items()
+    }
+    specs = {"student": config.student, **config.teachers}
+    known = {name: teachers.model_config(spec).num_classes for name, spec in specs.items()}
+    labelled = source.num_classes == known["student"]
+    for data in sets.values():
+        _check_classes(config, known, data.source)
+    if config.loss.distance == LABELS:
+        _check_classes(config, {"student": known["student"]}, source)
+    frozen = {n: teachers.load_model(spec, config.seed) for n, spec in config.teachers.items()}
+    task = DistillTask(
+        config,
+        make=functools.partial(teachers.make_model, config.student),
+        teachers=frozen,
+        keys=_batches(config, source, student | taught).keys,
+        eval_keys=_eval_batches(config, source, student | taught, "rs").keys,
+        labelled=labelled,
+    )
+    return task, _train_data(config, task, source, workdir), sets
+
+
+def run(config: ConfigDict, workdir: str) -> Any:
+    """Trains a config in its work directory, from where it stands; returns the state."""
+    path = pathlib.Path(workdir)
+    loop.claim(path, config)
+    task, train_data, sets = build(config, path)
+    initial = {}
+    if config.student.load is not None:
+        leaves = named_leaves(teachers.load_model(config.student, config.seed))
+        initial = {f"model/{name}": leaf for name, leaf in leaves.items()}
+    return loop.train(config, task, train_data, sets, workdir, initial)

@@ -1,0 +1,165 @@
+"""The distillation task: one student, frozen teachers, one distance, one view for all.
+
+Beyer et al. 2022 (arXiv:2106.05237), section 3: teachers see exactly what the student sees,
+mixup included, and the loss is their distance alone, without labels.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from distill import distances, fidelity, views
+from moshijax.train import optim
+
+
+LABELS = "labels"  # The distance of a student that learns without a teacher.
+MIXED = 0.5  # Own share of an evaluation image when it is mixed: as far off the data as it goes.
+
+Classifier = Callable[[jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+class State(NamedTuple):
+    """A student and its optimizer's state."""
+
+    model: Any
+    optimizer: Any
+
+
+class DistillTask:
+    """Teaches a student that is made by `make(key)`.
+
+    Args:
+        config: `loss`, `optimizer`, `accumulate` and `num_steps` of an experiment.
+        make: a random student.
+        teachers: classifiers by name; they are frozen.
+        keys: which array of a training batch's images each model sees.
+        eval_keys: the same for evaluation batches.
+        labelled: whether the training images' labels are of the student's classes.
+    """
+
+    unit = "images"
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        make: Callable[[jax.Array], Any],
+        teachers: Mapping[str, Any],
+        keys: Mapping[str, str],
+        eval_keys: Mapping[str, str],
+        labelled: bool = True,
+    ) -> None:
+        known = (LABELS, *distances.DISTANCES)
+        if config.loss.distance not in known:
+            raise ValueError(f"loss.distance: {config.loss.distance!r} is unknown, take {known}.")
+        if config.loss.distance != LABELS and not teachers:
+            raise ValueError(
+                f"loss.distance: {config.loss.distance!r} needs a teacher: name one under "
+                f"`teachers`, or take {LABELS!r}."
+            )
+        self.loss_config = config.loss
+        self.parts = config.accumulate
+        self.make = make
+        self.keys, self.eval_keys = dict(keys), dict(eval_keys)
+        self.frozen = dict(teachers)
+        self.labelled = labelled
+        shapes = jax.eval_shape(make, jax.random.key(0))
+        self.optimizer = optim.make(config.optimizer, config.num_steps, shapes)
+
+    def init(self, key: jax.Array) -> State:
+        """A new student."""
+        model = self.make(key)
+        return State(model, self.optimizer.init(model))
+
+    def teacher_logits(self, teachers: Mapping[str, Classifier], images: Any) -> dict[str, Any]:
+        """What each teacher says of its view (float images by view key)."""
+        return {name: teacher(images[self.keys[name]])[0] for name, teacher in teachers.items()}
+
+    def update(self, state: State, frozen: Any, batch: Any, key: jax.Array) -> tuple[State, Any]:
+        """One step on a batch of `images`, `label`, `mix` and, if cached, `teacher_logits`."""
+        del key  # The plan of the views holds all randomness.
+        rows = {
+            "images": mixed_images(batch["images"], batch["mix"]),
+            "label": batch["label"],
+            "partner": jnp.roll(batch["label"], 1),
+            "mix": jnp.broadcast_to(batch["mix"], batch["label"].shape),
+        }
+        if "teacher_logits" in batch:
+            rows["teacher_logits"] = batch["teacher_logits"]
+
+        def loss(model: Classifier, rows: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            logits, _ = model(rows["images"][self.keys["student"]])
+            return self.loss(frozen, logits, rows)
+
+        grads, metrics = optim.accumulate(loss, state.model, rows, self.parts)
+        model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
+        return State(model, optimizer), metrics | norms
+
+    def loss(self, frozen: Any, logits: jax.Array, rows: Any) -> tuple[jax.Array, dict]:
+        """The mean distance of these rows, and what is logged beside it."""
+        config = self.loss_config
+        metrics = {"entropy": _entropy(logits)}
+        if self.labelled:
+            own = distances.cross_entropy(logits, rows["label"], config.label_smoothing)
+            other = distances.cross_entropy(logits, rows["partner"], config.label_smoothing)
+            metrics["label_loss"] = jnp.mean(rows["mix"] * own + (1 - rows["mix"]) * other)
+        if config.distance == LABELS:
+            return metrics["label_loss"], metrics | {"loss": metrics["label_loss"]}
+        taught = rows.get("teacher_logits")
+        if taught is None:
+            taught = jax.lax.stop_gradient(self.teacher_logits(frozen, rows["images"]))
+        value = jnp.mean(
+            distances.distance_to_teachers(
+                distances.DISTANCES[config.distance],
+                logits,
+                list(taught.values()),
+                config.combine,
+                temperature=config.temperature,
+                **config.options.to_dict(),
+            )
+        )
+        teacher = distances.combine(list(taught.values()), "logits")
+        metrics["teacher_entropy"] = _entropy(teacher)
+        return value, metrics | {"loss": value, "distance": value}
+
+    def evaluate(self, state: State, frozen: Any, batch: Any) -> dict[str, Any]:
+        """Sums of fidelity on clean images and, where there is a teacher, on mixed ones."""
+        images, mask = batch["images"], batch["mask"]
+        share = jnp.full((), MIXED)
+        sums = {"clean": self.sums(state, frozen, mixed_images(images, None), batch["label"], mask)}
+        if frozen:
+            # A mixed image counts only if both of its images do.
+            both = mask * jnp.roll(mask, 1)
+            sums["mixed"] = self.sums(state, frozen, mixed_images(images, share), None, both)
+        return sums
+
+    def sums(self, state: State, frozen: Any, images: Any, labels: Any, mask: Any) -> Any:
+        """Sums of fidelity to the combined teachers on float images by view key."""
+        logits, _ = state.model(images[self.eval_keys["student"]])
+        taught = [teacher(images[self.eval_keys[n]])[0] for n, teacher in frozen.items()]
+        kind = "probabilities" if self.loss_config.combine == "losses" else self.loss_config.combine
+        teacher = distances.combine(taught, kind) if taught else None
+        return fidelity.fidelity_sums(logits, teacher, labels, mask)
+
+    def summarize(self, sums: Any) -> dict[str, float]:
+        """Metrics of a whole set; those on mixed images begin with `mixed_`."""
+        metrics = fidelity.summarize(sums["clean"])
+        if "mixed" in sums:
+            mixed = fidelity.summarize(sums["mixed"])
+            metrics |= {f"mixed_{name}": value for name, value in mixed.items()}
+        return metrics
+
+
+def mixed_images(images: Mapping[str, jax.Array], share: jax.Array | None) -> dict[str, jax.Array]:
+    """Bytes to [-1, 1], blended with the row before unless `share` is None; all views alike."""
+    floats = {name: views.to_float(array) for name, array in images.items()}
+    if share is None:
+        return floats
+    return {name: views.mix(array, share) for name, array in floats.items()}
+
+
+def _entropy(logits: jax.Array) -> jax.Array:
+    logs = distances.log_probabilities(logits)
+    return -jnp.mean(jnp.sum(jnp.exp(logs) * logs, axis=-1))

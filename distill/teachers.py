@@ -1,0 +1,86 @@
+"""Models of an experiment: built from a preset, loaded from a file or another run."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+from absl import logging
+from flax import nnx
+from ml_collections import ConfigDict
+
+from distill.vision.convert import load_npz
+from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
+from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.train.workdir import load_leaves
+
+
+def model_config(spec: ConfigDict) -> ResNetConfig:
+    """The architecture of `spec.preset` with `spec.overrides`.
+
+    Raises:
+        ValueError: an unknown preset or field.
+    """
+    if spec.preset not in PRESETS:
+        raise ValueError(f"preset: {spec.preset!r} is unknown, take one of {', '.join(PRESETS)}.")
+    try:
+        return dataclasses.replace(PRESETS[spec.preset], **spec.overrides.to_dict())
+    except TypeError as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(ResNetConfig))
+        raise ValueError(f"overrides of {spec.preset}: {error}; fields are {fields}.") from error
+
+
+def make_model(spec: ConfigDict, key: jax.Array) -> ResNet:
+    """A random model of `spec`."""
+    return ResNet(model_config(spec), rngs=nnx.Rngs(key))
+
+
+def _random(spec: ConfigDict, seed: int) -> ResNet:
+    """A random model that tells images apart: its head is drawn, not zero."""
+
+    def make(key: jax.Array) -> ResNet:
+        leaves = named_leaves(model := make_model(spec, key))
+        kernel = leaves["head/kernel"]
+        leaves["head/kernel"] = jax.random.normal(key, kernel.shape, kernel.dtype)
+        return with_leaves(model, leaves)
+
+    return jax.jit(make)(jax.random.key(seed))
+
+
+def load_model(spec: ConfigDict, seed: int) -> ResNet:
+    """The model of `spec` with the weights of `spec.load`: an npz file or a work directory.
+
+    Without `spec.load_head` the head stays random, whatever head the npz file has.
+
+    Raises:
+        ValueError: nothing is there, or it holds another model.
+    """
+    if spec.load is None:
+        logging.warning("%s has no weights to load: it stays random.", spec.preset)
+        return _random(spec, seed)
+    shapes = jax.eval_shape(lambda: make_model(spec, jax.random.key(0)))
+    path = pathlib.Path(os.path.expanduser(spec.load))
+    if path.is_file():
+        model = shapes if spec.load_head else _random(spec, seed)
+        return load_npz(path, model, load_head=spec.load_head)
+    if not path.is_dir():
+        raise ValueError(
+            f"load: {spec.load} is neither an npz file nor a work directory: fetch or train the "
+            "model first, or point `load` at it."
+        )
+    return with_leaves(shapes, _checked(str(path), named_leaves(shapes)))
+
+
+def _checked(path: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a run's model, if they are exactly those wanted."""
+    leaves = load_leaves(path, "model")
+    found = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+    expected = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+    if found != expected:
+        odd = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
+        raise ValueError(
+            f"load: {path} holds another model: {odd[0]} has shape {found.get(odd[0])} there and "
+            f"{expected.get(odd[0])} here ({len(odd)} such arrays): name its own preset."
+        )
+    return leaves
