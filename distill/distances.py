@@ -25,7 +25,7 @@ EXCLUDED = -1e4
 
 Logits = Float[Array, "*B V"]
 Values = Float[Array, "*B"]
-Temperature = float | Float[Array, ""]
+Temperature = float | int | Float[Array, ""]
 Distance = Callable[..., Array]
 
 
@@ -45,7 +45,7 @@ def kl(
     teacher_logits: Logits,
     *,
     temperature: Temperature = 1.0,
-    entropy_clip: float = 1e-8,
+    entropy_clip: float | int = 1e-8,
 ) -> Values:
     """KL(teacher || student) times temperature squared: the paper's distance.
 
@@ -71,7 +71,7 @@ def jsd(
     teacher_logits: Logits,
     *,
     temperature: Temperature = 1.0,
-    beta: float = 0.5,
+    beta: float | int = 0.5,
 ) -> Values:
     """The generalised Jensen-Shannon divergence, beta KL(p || m) + (1 - beta) KL(q || m).
 
@@ -96,7 +96,7 @@ def skew_kl(
     teacher_logits: Logits,
     *,
     temperature: Temperature = 1.0,
-    skew: float = 0.1,
+    skew: float | int = 0.1,
 ) -> Values:
     """KL(teacher || skew teacher + (1 - skew) student) (Ko et al. 2024, arXiv:2402.03898)."""
     if not 0 <= skew < 1:
@@ -112,7 +112,7 @@ def skew_reverse_kl(
     teacher_logits: Logits,
     *,
     temperature: Temperature = 1.0,
-    skew: float = 0.1,
+    skew: float | int = 0.1,
 ) -> Values:
     """KL(student || skew student + (1 - skew) teacher)."""
     return skew_kl(teacher_logits, student_logits, temperature=temperature, skew=skew)
@@ -132,7 +132,7 @@ def hard(
     teacher_logits: Logits,
     *,
     temperature: Temperature = 1.0,
-    smoothing: float = 0.0,
+    smoothing: float | int = 0.0,
 ) -> Values:
     """Cross entropy of the student against the teacher's first choice, times temperature."""
     targets = _targets(jnp.argmax(teacher_logits, axis=-1), student_logits, smoothing)
@@ -196,7 +196,7 @@ def in_top(logits: Logits, labels: Int[Array, "*B"], k: int) -> Bool[Array, "*B"
 
 
 def cross_entropy(
-    logits: Logits, labels: Int[Array, "*B"] | Logits, smoothing: float = 0.0
+    logits: Logits, labels: Int[Array, "*B"] | Logits, smoothing: float | int = 0.0
 ) -> Values:
     """Cross entropy against class numbers, or against the distributions mixup makes of them.
 
@@ -251,7 +251,7 @@ def distance_to_teachers(
     return measure(combine(teacher_logits, kind, temperature=temperature))
 
 
-def _targets(labels: Array, logits: Array, smoothing: float) -> Array:
+def _targets(labels: Array, logits: Array, smoothing: float | int) -> Array:
     """Target distributions; smoothing spreads its share evenly over the classes in use."""
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing is {smoothing}; it needs one from 0 (none) to below 1")
@@ -266,7 +266,7 @@ def _kl(p: Array, q: Array) -> Array:
     return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
 
 
-def _log_mix(p: Array, q: Array, share: float) -> Array:
+def _log_mix(p: Array, q: Array, share: float | int) -> Array:
     """log(share exp(p) + (1 - share) exp(q))."""
     return jnp.logaddexp(p + math.log(share), q + math.log(1 - share))
 

@@ -18,7 +18,7 @@ def draw(seed, *shape):
 
 def example():
     teacher = draw(0, B, V) * 3
-    student = teacher + draw(1, B, V) * 4
+    student = teacher + draw(3, B, V) * 4
     labels = jnp.asarray(np.random.default_rng(2).integers(0, V, B))
     return student, teacher, jnp.where(jnp.arange(B) % 3 > 0, jnp.argmax(teacher, -1), labels)
 

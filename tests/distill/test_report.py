@@ -1,0 +1,252 @@
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+from distill import figures, report
+from distill.report import Arm, Sample, format_table, read_arm, write_report
+
+
+# Made up: final accuracy, agreement, KL, mixed KL, ECE, level of the training loss.
+ARMS = {
+    "labels": ("Labels", 0.821, 0.842, 0.655, 0.981, 0.112, None),
+    "fixed": ("Fixed teacher", 0.825, 0.851, 0.402, 0.744, 0.054, 0.004),
+    "consistent": ("Consistent", 0.858, 0.901, 0.231, 0.391, 0.021, 0.04),
+    "funmatch": ("Function matching", 0.849, 0.893, 0.243, 0.187, 0.034, 0.11),
+}
+FACTS = {
+    "Machine": "2 cores, 8 GiB",
+    "Versions": "Python 3.11, jax <0.10>",
+    "Commands": ["make quickstart", "python -m distill --config a.py:tiny"],
+}
+
+
+def rows_of(accuracy, agreement, kl, mixed, ece, level, num_steps=4000):
+    """Rows of a run as the loop writes them, with noise."""
+    noise = np.random.default_rng(int(1e4 * accuracy))
+    rows = []
+    for step in range(50, num_steps + 1, 50):
+        row = {"step": step, "kind": "train", "loss": 1.0, "images_per_s": 900.0, "mfu": 0.2}
+        if level is not None:
+            row["distance"] = (level + 2 / (1 + step / 60)) * float(np.exp(noise.normal() / 10))
+        rows.append({**row, "seconds": 0.04 * step})
+        if step % 200 == 0:
+            left = float(np.exp(-step / 600))
+            evaluation = {
+                "validation/accuracy": accuracy - 0.5 * left + 0.006 * noise.normal(),
+                "validation/teacher_accuracy": 0.878,
+                "validation/kl": kl + 2 * left + 0.005 * noise.normal(),
+                "validation/agreement": agreement - 0.5 * left + 0.006 * noise.normal(),
+            }
+            rows.append({"step": step, "kind": "eval", **evaluation})
+    final = {
+        "test/accuracy": accuracy,
+        "test/agreement": agreement,
+        "test/kl": kl,
+        "test_mixed/kl": mixed,
+        "test/ece": ece,
+    }
+    rows.append({"step": num_steps, "kind": "eval", **final})
+    return rows
+
+
+def made_up_arms(tmp_path):
+    arms = []
+    for name, (title, *numbers) in ARMS.items():
+        (tmp_path / name).mkdir()
+        text = "".join(json.dumps(row) + "\n" for row in rows_of(*numbers))
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+        arms.append(read_arm(tmp_path / name, name, title))
+    return arms
+
+
+def made_up_samples():
+    """Blobs instead of clothes, seven a view."""
+    noise = np.random.default_rng(0)
+    at = np.linspace(-1, 1, 28)
+    centres = noise.uniform(-0.4, 0.4, (7, 2))
+    views = [np.exp(-4 * ((at[:, None] - y) ** 2 + (at[None] - x) ** 2)) for y, x in centres]
+    images = (2 * np.stack(views)[..., None] - 1).astype(np.float32)
+    mixed = 0.7 * images + 0.3 * np.roll(images, 1, axis=0)
+    return [
+        Sample("Labels", "inception crop", images, None, 1.0),
+        Sample("Fixed teacher", "crop for the student only", images[:, ::-1], images, 1.0),
+        Sample("Consistent", "the same crop", images, images, 1.0),
+        Sample("Function matching", "the same crop", mixed, mixed, 0.7),
+    ]
+
+
+def made_up_teacher():
+    final = {"test/accuracy": 0.874, "test/ece": 0.03, "validation/accuracy": 0.878}
+    return Arm("teacher", "Teacher", [{"kind": "train", "step": 1200}], final, 143.2)
+
+
+class Page(html.parser.HTMLParser):
+    """Checks nesting and collects what a browser might fetch, and the text."""
+
+    VOID = ("meta", "img", "br", "path", "use", "rect", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.references, self.tags, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        assert tag not in ("script", "link", "iframe", "object")
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names))
+        assert not [name for name in names if name.startswith("on")]
+        self.references += [v for n, v in attrs if n in ("src", "href", "xlink:href", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def checked(path):
+    """The parsed page, which refers to nothing outside itself."""
+    text = path.read_text()
+    page = Page(text)
+    assert [r for r in page.references if not r.startswith(("data:image/png;base64,", "#"))] == []
+    assert [
+        u for u in re.findall(r"url\(([^)]*)\)", text) if not u.strip("\"'").startswith("#")
+    ] == []
+    assert "http" not in text
+    assert "@import" not in text
+    return page
+
+
+def test_a_complete_report_stands_alone_and_shows_everything(tmp_path):
+    out = tmp_path / "runs" / "report.html"
+    write_report(out, made_up_arms(tmp_path), made_up_samples(), FACTS, made_up_teacher())
+    page = checked(out)
+    assert page.tags.count("svg") == 4
+    assert page.tags.count("img") == 4
+    for text in ("Function matching", "85.8", "0.187", "4,000", "2:40", "2:23"):
+        assert text in page.text, text
+    for text in ("jax <0.10>", "python -m distill --config a.py:tiny", "mixup 0.70"):
+        assert text in page.text, text
+    assert "Highest test accuracy: Consistent with 85.8%" in page.text
+    assert [p.name for p in out.parent.iterdir()] == ["report.html"]
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    arms = made_up_arms(tmp_path)
+    for name in ("a.html", "b.html"):
+        write_report(tmp_path / name, arms, made_up_samples(), FACTS)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_partial_runs_give_a_report(tmp_path):
+    whole = made_up_arms(tmp_path)[2]
+    rows = [
+        {"kind": "event", "message": "resumed & <well>"},
+        {"kind": "train", "step": 50, "distance": "nan", "seconds": 2.0},
+        {"kind": "eval", "step": 50, "validation/kl": "inf", "validation/accuracy": 0.1},
+    ]
+    begun = Arm("funmatch", "Function <matching>", rows, {"test/kl": "nan"}, 2.0)
+    absent = read_arm(tmp_path / "nowhere", "labels", "Labels")
+    write_report(tmp_path / "report.html", [absent, begun, whole], made_up_samples()[:1], {})
+    page = checked(tmp_path / "report.html")
+    assert "Function <matching>, resumed & <well>" in page.text
+    assert "nan" in page.text
+    assert page.tags.count("svg") == 4
+    assert absent.rows == []
+    assert absent.seconds is None
+
+
+def test_nothing_at_all_gives_a_report(tmp_path):
+    write_report(tmp_path / "report.html", [], [], {})
+    page = checked(tmp_path / "report.html")
+    assert page.text.count("no values yet") == 4
+    assert "Highest" not in page.text
+
+
+def test_an_arm_is_read_from_its_folder_without_the_line_cut_short(tmp_path):
+    rows = rows_of(*ARMS["funmatch"][1:], num_steps=400)
+    rows.append({"step": 400, "kind": "eval", "test/kl": 0.5})
+    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 450, "kind": "tra'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    arm = read_arm(tmp_path, "funmatch", "Function matching")
+    assert arm.rows == rows
+    assert arm.seconds == pytest.approx(0.04 * 400)
+    assert arm.final["test/kl"] == 0.5
+    assert arm.final["test/accuracy"] == 0.849
+    assert "step" not in arm.final
+
+
+def test_the_table_marks_the_best_of_each_column_among_the_students(tmp_path):
+    lines = format_table(made_up_arms(tmp_path), made_up_teacher()).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:7]] == [
+        "Labels", "Fixed teacher", "Consistent", "Function matching", "Teacher"
+    ]  # fmt: skip
+    starred = [re.findall(r"(\S+)\*", line) for line in lines[2:7]]
+    assert starred == [[], [], ["85.8", "90.1", "0.231", "2.1"], ["0.187"], []]
+    assert len({len(line) for line in lines[:7]}) == 1
+
+
+def test_a_lone_arm_is_the_best_of_nothing():
+    arm = Arm("labels", "Labels", [], {"test/accuracy": 0.5}, None)
+    assert "*" not in format_table([arm, arm._replace(final={})]).rsplit("\n", 1)[0]
+
+
+def test_durations_are_read_easily():
+    assert [report.duration(s) for s in (None, 8.4, 60, 3599.6, 3725)] == [
+        report.MISSING, "0:08", "1:00", "1:00:00", "1:02:05"
+    ]  # fmt: skip
+
+
+def test_ticks_of_a_logarithm_are_few_and_round():
+    assert figures.log_ticks(0.2, 1.4) == pytest.approx([0.2, 0.5, 1.0])
+    assert figures.log_ticks(3e-4, 20.0) == pytest.approx([1e-3, 1e-2, 1e-1, 1, 10])
+    assert figures.log_ticks(1.1, 1.9) == pytest.approx([1.5])
+
+
+def test_labels_are_moved_apart_and_keep_their_order():
+    assert figures.spread([0.2, 0.9, 0.5], 0.1) == pytest.approx([0.2, 0.9, 0.5])
+    placed = figures.spread([0.5, 0.5, 0.1, 0.52], 0.1)
+    assert placed == pytest.approx([0.40667, 0.50667, 0.1, 0.60667], abs=1e-4)
+
+
+def test_a_long_line_is_thinned_to_means():
+    steps = np.arange(1.0, 1001)
+    thin = figures.thinned(figures.Line("a", "#000000", steps, steps % 2))
+    assert len(thin.steps) <= figures.POINTS
+    assert thin.steps[-1] == 1000
+    np.testing.assert_allclose(thin.values[:-1], 0.5, atol=0.11)
+
+
+def test_the_grid_shows_small_and_large_images_at_one_size():
+    small = np.full((2, 4, 4, 1), -1.0, np.float32)
+    large = np.full((3, 8, 8, 3), 200, np.uint8)
+    grid = figures.image_grid([small, large])
+    assert grid.shape == (18, 28, 3)
+    assert grid[:8, :8].max() == 0
+    assert grid[:8, 20:].min() == 255  # No third small image.
+    assert (grid[10:, 20:] == 200).all()
+
+
+def test_png_keeps_the_order_of_colours():
+    import base64
+
+    import cv2
+
+    image = np.zeros((2, 3, 3), np.uint8) + np.array([250, 100, 5], np.uint8)
+    data = base64.b64decode(figures.png(image).split(",")[1])
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decoded[..., ::-1], image)
