@@ -17,7 +17,7 @@ INTRODUCTION = (
 )
 NOTE = (
     '<p class="note">Bold: best of its column among the students. Agreement: same first choice '
-    "as the teacher. KL: from teacher to student, on test images as they are and after mixup. "
+    "as the teacher. KL: from teacher to student, on clean test images and on mixed ones. "
     "ECE: expected calibration error, 15 bins.</p>"
 )
 STYLE = """

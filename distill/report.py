@@ -2,9 +2,9 @@
 
 A run, an "arm" of the comparison, is read from its folder (`read_arm`) or given. What is
 shown are the names of `distill.fidelity.summarize` behind that of an evaluation set:
-`validation/accuracy`, `validation/kl`, `validation/agreement` over the steps and
-`test/accuracy`, `test/agreement`, `test/kl`, `test/ece` and `test_mixed/kl` (the test images
-after mixup) at the end; of the training rows `distance`. What a run has not got is left out.
+those of VALIDATION over the steps, those of COLUMNS at the end; `mixed_` stands before what
+is measured on images after mixup. Of the training rows it is `distance`. What a run has not
+got is left out.
 """
 
 import math
@@ -53,8 +53,25 @@ COLUMNS = (
     Column("Test top-1 %", "test/accuracy", True, "max"),
     Column("Agreement %", "test/agreement", True, "max"),
     Column("KL clean", "test/kl", False, "min"),
-    Column("KL mixed", "test_mixed/kl", False, "min"),
+    Column("KL mixed", "test/mixed_kl", False, "min"),
     Column("ECE %", "test/ece", True, "min"),
+)
+VALIDATION = {
+    "accuracy": Scale("Validation accuracy", percent=True),
+    "kl": Scale("KL from the teacher, clean images", log=True),
+    "mixed_kl": Scale("KL from the teacher, mixed images", log=True),
+    "agreement": Scale("Agreement with the teacher", percent=True),
+    "ece": Scale("Calibration error", percent=True),
+}
+CAPTIONS = (
+    "Distance to the teacher on the training views; training from labels has none. A fixed "
+    "teacher can be learnt by heart: a low curve says little about other images.",
+    "Top-1 accuracy on validation images; dashed: the teacher's.",
+    "How far the student's probabilities are from the teacher's on validation images.",
+    "The same after mixing each image with the one before it: off the data, where function "
+    "matching trains.",
+    "Validation images that student and teacher give the same class, right or wrong.",
+    "How far the student's confidence is from its accuracy on validation images (ECE).",
 )
 MISSING = "–"  # noqa: RUF001
 
@@ -155,28 +172,11 @@ def charts(arms: Sequence[Arm], teacher: Arm | None) -> list[tuple[str, str]]:
     limit = teacher_accuracy(arms, teacher)
     reference = None if limit is None else ("Teacher", limit)
     loss = Scale("Distillation loss in training", log=True)
-    accuracy = Scale("Validation accuracy", percent=True)
-    kl = Scale("KL of the student from the teacher", log=True)
-    agreement = Scale("Agreement with the teacher", percent=True)
-    return [
-        (
-            line_chart("loss", lines(arms, "train", "distance"), loss),
-            "Distance to the teacher on the training views; training from labels has none. A fixed "
-            "teacher can be learnt by heart: a low curve says little about other images.",
-        ),
-        (
-            line_chart("accuracy", lines(arms, "eval", "validation/accuracy"), accuracy, reference),
-            "Top-1 accuracy on validation images; dashed: the teacher's.",
-        ),
-        (
-            line_chart("kl", lines(arms, "eval", "validation/kl"), kl),
-            "How far the student's probabilities are from the teacher's on validation images.",
-        ),
-        (
-            line_chart("agreement", lines(arms, "eval", "validation/agreement"), agreement),
-            "Validation images that student and teacher give the same class, right or wrong.",
-        ),
-    ]
+    drawn = [line_chart("loss", lines(arms, "train", "distance"), loss)]
+    for key, scale in VALIDATION.items():
+        shown_lines = lines(arms, "eval", f"validation/{key}")
+        drawn.append(line_chart(key, shown_lines, scale, reference if key == "accuracy" else None))
+    return list(zip(drawn, CAPTIONS, strict=True))
 
 
 def lines(arms: Sequence[Arm], kind: str, key: str) -> list[Line]:

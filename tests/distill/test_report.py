@@ -38,14 +38,16 @@ def rows_of(accuracy, agreement, kl, mixed, ece, level, num_steps=4000):
                 "validation/accuracy": accuracy - 0.5 * left + 0.006 * noise.normal(),
                 "validation/teacher_accuracy": 0.878,
                 "validation/kl": kl + 2 * left + 0.005 * noise.normal(),
+                "validation/mixed_kl": mixed + 2 * left + 0.005 * noise.normal(),
                 "validation/agreement": agreement - 0.5 * left + 0.006 * noise.normal(),
+                "validation/ece": ece + 0.1 * left + 0.003 * noise.normal(),
             }
             rows.append({"step": step, "kind": "eval", **evaluation})
     final = {
         "test/accuracy": accuracy,
         "test/agreement": agreement,
         "test/kl": kl,
-        "test_mixed/kl": mixed,
+        "test/mixed_kl": mixed,
         "test/ece": ece,
     }
     rows.append({"step": num_steps, "kind": "eval", **final})
@@ -135,7 +137,7 @@ def test_a_complete_report_stands_alone_and_shows_everything(tmp_path):
     out = tmp_path / "runs" / "report.html"
     write_report(out, made_up_arms(tmp_path), made_up_samples(), FACTS, made_up_teacher())
     page = checked(out)
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 6
     assert page.tags.count("img") == 4
     for text in ("Function matching", "85.8", "0.187", "4,000", "2:40", "2:23"):
         assert text in page.text, text
@@ -165,7 +167,7 @@ def test_partial_runs_give_a_report(tmp_path):
     page = checked(tmp_path / "report.html")
     assert "Function <matching>, resumed & <well>" in page.text
     assert "nan" in page.text
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 6
     assert absent.rows == []
     assert absent.seconds is None
 
@@ -173,7 +175,7 @@ def test_partial_runs_give_a_report(tmp_path):
 def test_nothing_at_all_gives_a_report(tmp_path):
     write_report(tmp_path / "report.html", [], [], {})
     page = checked(tmp_path / "report.html")
-    assert page.text.count("no values yet") == 4
+    assert page.text.count("no values yet") == 6
     assert "Highest" not in page.text
 
 
