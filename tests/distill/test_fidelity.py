@@ -125,12 +125,12 @@ def test_equal_models_are_faithful():
 
 
 def test_calibration_of_a_known_set():
-    # Confidence 0.8 in 4 examples, 3 right; 0.6 in 2, none right: 4/6 * 0.05 + 2/6 * 0.6.
-    confidence = jnp.array([0.8] * 4 + [0.6] * 2)
+    # Confidence 0.97 in 4 examples, all right; 0.9 in 2, none right: the last two bins.
+    confidence = jnp.array([0.97] * 4 + [0.9] * 2)
     logits = jnp.log(jnp.stack([confidence, 1 - confidence], -1))
-    labels = jnp.array([0, 0, 0, 1, 1, 1])
+    labels = jnp.array([0, 0, 0, 0, 1, 1])
     summary = summarize(sums_of(logits, None, labels, jnp.ones(6)))
-    assert summary["ece"] == pytest.approx(4 / 6 * 0.05 + 2 / 6 * 0.6, rel=1e-5)
+    assert summary["ece"] == pytest.approx(4 / 6 * 0.03 + 2 / 6 * 0.9, rel=1e-5)
 
 
 def test_a_head_of_zeros_is_right_once_in_v_and_not_always():
