@@ -1,0 +1,153 @@
+"""Causal sliding-window self-attention with a ring key/value cache.
+
+Both of Mimi's transformers and Moshi's temporal one use it (Moshi, sections 3.3 and 3.4).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from moshijax.nn.rope import rotate
+from moshijax.nn.streaming import pick_rows
+
+
+class KVCache(NamedTuple):
+    """A ring of keys and values; slot i holds the newest position that is i modulo S."""
+
+    k: Float[Array, "B N S H"]
+    v: Float[Array, "B N S H"]
+    end: Int[Array, "B"]  # The position of the row's next frame.
+
+    def hold(self, active: Bool[Array, "B"], old: "KVCache", axes: Any) -> "KVCache":
+        """Keeps the position of rows that sit out: the next step overwrites their slots."""
+        return self._replace(end=pick_rows(active, self.end, old.end, axes.end))
+
+
+def extend(
+    cache: KVCache, k: Float[Array, "B T N H"], v: Float[Array, "B T N H"]
+) -> tuple[KVCache, Int[Array, "B S"]]:
+    """Writes T frames; also returns the position each slot now holds (negative: none)."""
+    # A chunk is written before it is read: its first query still needs the context - 1 frames
+    # before it, next to the whole chunk.
+    size = cache.k.shape[2]
+    rows = jnp.arange(k.shape[0])[:, None]
+    slots = (cache.end[:, None] + jnp.arange(k.shape[1])[None]) % size
+    end = cache.end + k.shape[1]
+    last = end[:, None] - 1
+    positions = last - (last - jnp.arange(size)[None]) % size
+    return KVCache(
+        cache.k.at[rows, :, slots].set(k.astype(cache.k.dtype), unique_indices=True),
+        cache.v.at[rows, :, slots].set(v.astype(cache.v.dtype), unique_indices=True),
+        end,
+    ), positions
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B N S H"],
+    v: Float[Array, "B N S H"],
+    mask: Bool[Array, "#B T S"],
+) -> Float[Array, "B T N H"]:
+    """Averages the values that the mask admits, weighted by the softmax of the scores."""
+    scale = q.shape[-1] ** -0.5
+    logits = jnp.einsum("btnh,bnsh->bnts", q * scale, k, preferred_element_type=jnp.float32)
+    logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bnts,bnsh->btnh", weights, v)
+
+
+def attend_banded(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N H"],
+    context: int,
+) -> Float[Array, "B T N H"]:
+    """Attends over a whole stream; each frame sees `context` frames, itself included."""
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    length = q.shape[1]
+    if length <= 2 * context:
+        ages = jnp.arange(length)[:, None] - jnp.arange(length)[None]
+        return attend(q, k, v, _within(ages, context)[None])
+    # Blocks of `context` queries need only their own block of keys and the one before.
+    blocks = -(-length // context)
+    after = blocks * context - length
+    pad = ((0, 0), (0, 0), (context, after), (0, 0))
+    starts = jnp.arange(blocks) * context
+    ages = context + jnp.arange(context)[:, None] - jnp.arange(2 * context)[None]
+    q = jnp.pad(q, ((0, 0), (0, after), (0, 0), (0, 0)))
+    k, v = jnp.pad(k, pad), jnp.pad(v, pad)
+
+    def block(start: Int[Array, ""]) -> Float[Array, "B C N H"]:
+        cut = jax.lax.dynamic_slice_in_dim
+        written = start + jnp.arange(2 * context)[None] >= context
+        mask = _within(ages, context) & written
+        keys, values = cut(k, start, 2 * context, 2), cut(v, start, 2 * context, 2)
+        return attend(cut(q, start, context, 1), keys, values, mask[None])
+
+    y = jax.lax.map(block, starts)
+    return y.swapaxes(0, 1).reshape(q.shape)[:, :length]
+
+
+def _within(ages: Int[Array, "*T S"], context: int) -> Bool[Array, "*T S"]:
+    return (ages >= 0) & (ages < context)
+
+
+class SlidingAttention(nnx.Module):
+    """Multi-head self-attention in which each frame sees the last `context` frames."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        context: int,
+        max_period: float | None,
+        rngs: nnx.Rngs,
+    ):
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is no multiple of num_heads {num_heads}")
+        # Separate leaves: a fused kernel makes XLA re-lay every gathered weight on a TPU.
+        self.q, self.k, self.v, self.out = (
+            nnx.Linear(dim, dim, use_bias=False, rngs=rngs) for _ in range(4)
+        )
+        self.num_heads = num_heads
+        self.context = context
+        self.max_period = max_period
+
+    def init_state(self, batch_size: int, max_chunk: int = 1) -> KVCache:
+        """Returns the state before a stream of chunks of at most `max_chunk` frames."""
+        kernel = self.k.kernel[...]
+        width = kernel.shape[-1] // self.num_heads
+        # Moshi's own code keeps `context` slots, which loses keys for chunks over one frame.
+        shape = (batch_size, self.num_heads, self.context - 1 + max_chunk, width)
+        zeros = jnp.zeros(shape, kernel.dtype)
+        return KVCache(zeros, zeros, jnp.zeros(batch_size, jnp.int32))
+
+    def __call__(
+        self, x: Float[Array, "B T D"], state: KVCache | None = None
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """Attends within one chunk and to what came before."""
+        length = x.shape[1]
+        positions = jnp.arange(length)[None]
+        if state is not None:
+            room = state.k.shape[2] - self.context + 1
+            if length > room:
+                raise ValueError(f"a chunk of {length} frames; init_state made room for {room}")
+            positions = state.end[:, None] + positions
+        q, k, v = (self._heads(project(x)) for project in (self.q, self.k, self.v))
+        if self.max_period is not None:
+            q, k = (rotate(a, positions, self.max_period) for a in (q, k))
+        if state is None:
+            y = attend_banded(q, k, v, self.context)
+        else:
+            state, written = extend(state, k, v)
+            ages = positions[:, :, None] - written[:, None]
+            mask = _within(ages, self.context) & (written >= 0)[:, None]
+            y = attend(q, state.k.astype(q.dtype), state.v.astype(q.dtype), mask)
+        return self.out(y.reshape(x.shape)), state
+
+    def _heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
+        return x.reshape(*x.shape[:2], self.num_heads, -1)

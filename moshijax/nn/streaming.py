@@ -1,0 +1,66 @@
+"""The contract of streaming modules, and what a caller may do to the rows of a state.
+
+A module that looks beyond the present frame is one pure function, `y, state = module(x, state)`:
+
+* `state is None` means that x is the whole stream from its start; the returned state is `None`.
+* `module.init_state(batch_size, ...)` is the state at the start of a stream. Calling with it
+  gives the y that calling with `None` gives, and any cut of x into chunks gives it too.
+* A state is a `NamedTuple` of arrays whose shapes and dtypes never change. The state of a
+  container is the tuple of its children's; that of a stack of layers has the layer axis in front.
+* The length of a chunk is static. A module states what it must be a multiple of, and raises.
+* Rows of a batch never see each other, so sessions may come, pause and go row by row:
+
+      axes = batch_axes(module.init_state)
+      state = select_rows(ended, module.init_state(batch_size), state, axes)  # rows start again
+      state = hold_rows(active, new_state, state, axes)                 # other rows sit a step out
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+
+State = Any  # A tree of arrays, or None.
+
+
+def batch_axes(init_state: Callable[[int], State]) -> State:
+    """Returns a tree like the state that holds the position of each leaf's batch axis."""
+
+    def axis(one: jax.ShapeDtypeStruct, two: jax.ShapeDtypeStruct) -> int:
+        (found,) = (i for i, size in enumerate(one.shape) if size != two.shape[i])
+        return found
+
+    return jax.tree.map(
+        axis, jax.eval_shape(lambda: init_state(1)), jax.eval_shape(lambda: init_state(2))
+    )
+
+
+def pick_rows(rows: Bool[Array, "B"], chosen: Array, other: Array, axis: int) -> Array:
+    """Takes from one array the rows marked True along an axis, and the rest from another."""
+    shape = (1,) * axis + rows.shape + (1,) * (chosen.ndim - axis - 1)
+    return jnp.where(rows.reshape(shape), chosen, other)
+
+
+def select_rows(rows: Bool[Array, "B"], chosen: State, other: State, axes: State) -> State:
+    """Takes from one state the rows marked True, and the rest from another."""
+    return jax.tree.map(lambda c, o, axis: pick_rows(rows, c, o, axis), chosen, other, axes)
+
+
+def hold_rows(active: Bool[Array, "B"], new: State, old: State, axes: State) -> State:
+    """Advances the active rows only, without copying caches.
+
+    A state with a method `hold` decides for itself. What a row is fed while it sits out is
+    forgotten, but must be finite.
+    """
+
+    def hold(new: Any, old: Any, axes: Any) -> Any:
+        return new.hold(active, old, axes) if _holds(new) else pick_rows(active, new, old, axes)
+
+    return jax.tree.map(hold, new, old, axes, is_leaf=_holds)
+
+
+def _holds(state: Any) -> bool:
+    return hasattr(state, "hold")
