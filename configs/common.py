@@ -1,6 +1,6 @@
 """What experiment files share: switches after the colon, and the usual settings."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def switches(arg: str | None, **known: object) -> ConfigDict:
@@ -60,13 +60,18 @@ def adam(learning_rate: float, weight_decay: float, warmup_steps: int) -> dict[s
     )
 
 
+def text(value: str | None) -> object:
+    """A text that may be absent and that the command line can still set."""
+    return config_dict.placeholder(str) if value is None else value
+
+
 def model(preset: str, resolution: int, num_classes: int, load: str | None) -> dict[str, object]:
     """A model of an experiment; `load` is an npz file or a work directory."""
     return dict(
         preset=preset,
         overrides=dict(num_classes=num_classes, dtype="float32"),
         resolution=resolution,
-        load=load,
+        load=text(load),
         load_head=True,
     )
 
@@ -89,8 +94,8 @@ def images(name: str, train: str) -> dict[str, object]:
     return dict(
         name=name,
         train=train,
-        data_dir=None,
-        channels=None,
+        data_dir=text(None),
+        channels=config_dict.placeholder(int),
         on_corrupt="skip",
         inception="tf",
         threads=2,
@@ -116,10 +121,10 @@ def loss(distance: str, temperature: float) -> dict[str, object]:
 
 
 def live_teachers(config: ConfigDict) -> None:
-    """Teachers see every step's view; `cache` keeps plans and logits instead.
+    """Teachers see every step's view, unless plans and logits are cached.
 
-    `cache` is None or has `folder` and `num_plans`; `fixed_draws` is how many views a fixed
+    With a `folder`, `cache` keeps that many plans there; `fixed_draws` is how many views a fixed
     teacher's targets are averaged over (0: as many as its design has).
     """
-    config.cache = None
+    config.cache = dict(folder=text(None), num_plans=1000)
     config.fixed_draws = 0

@@ -128,6 +128,6 @@ def _tiny(chosen: ConfigDict) -> ConfigDict:
     config.optimizer.warmup_steps = 5
     models = [config.student, *config.teachers.values()]
     for model in models:
-        model.preset, model.load = "tiny", None
+        model.preset, model.load = "tiny", common.text(None)
     config.fixed_draws = 2
     return config

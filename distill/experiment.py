@@ -20,7 +20,8 @@ def model_views(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
     return student, {n: ("teacher", spec.resolution) for n, spec in config.teachers.items()}
 
 
-def _batches(config: ConfigDict, source: Source, models: dict[str, Any]) -> TrainBatches:
+def train_batches(config: ConfigDict, source: Source, models: dict[str, Any]) -> TrainBatches:
+    """The batches of an experiment as these models see them."""
     data = config.data
     return TrainBatches(
         source,
@@ -71,7 +72,7 @@ def _train_data(
     student, taught = model_views(config)
     design = views.design_of(config.view)
     if config.loss.distance == LABELS:
-        return _batches(config, source, student)
+        return train_batches(config, source, student)
     if design.fixed:
         if config.mixup:
             raise ValueError(
@@ -82,16 +83,16 @@ def _train_data(
         ask = targets.make_ask(task.frozen, data.keys)
         path = workdir / "fixed_targets.npz"
         table = targets.fixed_table(path, data, ask, config.fixed_draws or design.ensemble)
-        return targets.FixedTargets(_batches(config, source, student), table)
-    if not config.cache:
-        return _batches(config, source, student | taught)
+        return targets.FixedTargets(train_batches(config, source, student), table)
+    if config.cache.folder is None:
+        return train_batches(config, source, student | taught)
     names = ("seed", "batch_size", "data", "view", "mixup", "teachers")
     facts = {key: value for key, value in config.to_dict().items() if key in names}
     folder = pathlib.Path(config.cache.folder)
     cached = targets.CachedTargets(
-        folder, facts, _batches(config, source, student), config.cache.num_plans
+        folder, facts, train_batches(config, source, student), config.cache.num_plans
     )
-    teaching = _batches(config, source, taught)
+    teaching = train_batches(config, source, taught)
     cached.fill(teaching, targets.make_ask(task.frozen, teaching.keys))
     return cached
 
@@ -125,7 +126,7 @@ def build(config: ConfigDict, workdir: pathlib.Path) -> tuple[DistillTask, Any, 
         config,
         make=functools.partial(teachers.make_model, config.student),
         teachers=frozen,
-        keys=_batches(config, source, student | taught).keys,
+        keys=train_batches(config, source, student | taught).keys,
         eval_keys=_eval_batches(config, source, student | taught, "rs").keys,
         labelled=labelled,
     )

@@ -21,6 +21,8 @@ from moshijax.files import replacing
 from moshijax.train.workdir import write_text
 
 
+GOLDEN = 0.618  # Multiples of it, mod 1, lie far apart.
+
 Logits = dict[str, np.ndarray]  # By teacher: [B, V]
 Ask = Callable[[Any, Any], Logits]  # Images by view key (bytes) and mixup share -> logits
 
@@ -31,9 +33,14 @@ def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def _load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads what `save_arrays` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # A zip file breaks in many ways, all of them to be named.
         raise ValueError(
@@ -47,7 +54,7 @@ def fixed_table(path: pathlib.Path, data: EvalBatches, ask: Ask, draws: int) -> 
     `data` are evaluation batches with the teachers' views; the table is kept in `path`.
     """
     if path.exists():
-        return _load_arrays(path)
+        return load_arrays(path)
     total: Logits = {}
     jobs = tqdm.tqdm(range(draws * data.num_batches), desc="fixed targets", disable=None)
     for job in jobs:
@@ -135,8 +142,8 @@ class CachedTargets:
     def batch(self, step: int, order: int, rows: np.ndarray | None) -> dict[str, Any]:
         """The step's plan, rendered for the student, with `teacher_logits`."""
         # Another order begins elsewhere in the same round of plans.
-        number = (step - 1 + order * (self.num_plans // 2 + 1)) % self.num_plans
-        arrays = _load_arrays(self._file(number))
+        number = (step - 1 + round(order * GOLDEN * self.num_plans)) % self.num_plans
+        arrays = load_arrays(self._file(number))
         rows = np.arange(self.batch_size) if rows is None else rows
         batch = self.batches.render(plan_rows(views.from_arrays(arrays), rows))
         logits = {n.removeprefix("logits/"): a[rows] for n, a in arrays.items() if "/" in n}

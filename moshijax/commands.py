@@ -28,7 +28,10 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
     def parse(argv: list[str]) -> list[str]:
         try:
             return app.parse_flags_with_usage(argv)
-        except (AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+        except (AttributeError, KeyError) as error:
+            _refuse(program, ValueError(f"unknown config key {error.args[0]}"))
+            raise
+        except (ValueError, TypeError, OSError) as error:
             _refuse(program, error)
             raise
 

@@ -110,7 +110,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 def to_mesh(batch: Any, batch_size: int, mesh: Mesh) -> Any:
     """Global arrays from this process's rows; scalars are copied to every device."""
 
-    def put(array: np.ndarray) -> jax.Array:
+    def put(array: Any) -> jax.Array:
         if np.ndim(array) == 0:
             return jax.device_put(array, NamedSharding(mesh, P()))
         sharding = NamedSharding(mesh, BATCH)

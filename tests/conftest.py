@@ -1,9 +1,14 @@
 """Eight CPU devices, strict shapes, full matrix precision: for every test."""
 
 import os
+import tempfile
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling is what tests spend their time on: no fine optimisation, and nothing twice in a run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax_cache_"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("NO_TORCH_COMPILE", "1")
 
 import hypothesis

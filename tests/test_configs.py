@@ -1,0 +1,107 @@
+import itertools
+import json
+import pathlib
+
+import jax
+import pytest
+
+from configs import common, distill_imagenet, distill_vision
+from distill import distances, experiment, teachers, views
+from moshijax import sharding
+from moshijax.nn.paths import named_leaves
+from moshijax.train import optim
+from moshijax.train.log import read_metrics
+
+
+FILES = sorted(
+    p.stem
+    for p in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
+    if p.stem != "common"
+)
+MODULES = {"distill_vision": distill_vision, "distill_imagenet": distill_imagenet}
+PUBLISHED = [f"data={d},duration={t}" for d, t in distill_vision.PUBLISHED]
+PUBLISHED += [f"quickstart,arm={arm}" for arm in distill_vision.ARMS]
+IMAGENET = [
+    f"epochs={e},teacher={t},resolution={r},arm={a}"
+    for e, t, r, a in itertools.product(
+        (30, 9600), distill_imagenet.TEACHERS, (224, 160), ("funmatch", "labels")
+    )
+]
+ALL = [("distill_vision", arg) for arg in PUBLISHED] + [
+    ("distill_imagenet", arg) for arg in IMAGENET
+]
+
+
+def test_every_file_is_tested():
+    assert set(FILES) == set(MODULES)
+
+
+@pytest.mark.parametrize(("file", "arg"), ALL, ids=lambda x: x)
+def test_config_is_sound_at_full_size(file, arg):
+    config = MODULES[file].get_config(arg)
+    assert json.loads(config.to_json())["num_steps"] == config.num_steps
+    assert config.view in views.DESIGNS
+    assert config.loss.distance in ("labels", *distances.DISTANCES)
+    student = teachers.model_config(config.student)
+    for spec in config.teachers.values():
+        assert teachers.model_config(spec).num_classes == student.num_classes
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_published_models_have_one_rule_and_one_optimizer_each(file):
+    config = MODULES[file].get_config()
+    mesh = sharding.make_mesh(dict(data=2, fsdp=4))
+    shapes = jax.eval_shape(lambda: teachers.make_model(config.student, jax.random.key(0)))
+    optimizer = optim.make(config.optimizer, config.num_steps, shapes)
+    state = jax.eval_shape(optimizer.init, shapes)
+    assert len(named_leaves(sharding.shard_like(state, mesh))) == 2 * len(named_leaves(shapes)) + 2
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_tiny_config_trains_and_resumes(file, tmp_path):
+    config = MODULES[file].get_config("tiny")
+    config.num_steps = config.optimizer.warmup_steps + 1
+    config.mesh = dict(data=1, fsdp=1, tensor=-1)
+    experiment.run(config, str(tmp_path))
+    experiment.run(config, str(tmp_path))
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["kind"] for r in rows][-1] == "event"
+    assert any("test/kl" in r for r in rows)
+
+
+def test_epochs_become_the_published_numbers_of_steps():
+    steps = {arg: distill_vision.get_config(arg).num_steps for arg in PUBLISHED[:12]}
+    assert steps["data=flowers,duration=fast"] == 19922
+    assert steps["data=pet,duration=fast"] == 6469
+    assert steps["data=food,duration=long"] == 399463
+    assert round(distill_imagenet.get_config("epochs=300").num_steps, -3) == 92000
+    assert round(distill_imagenet.get_config("epochs=9600").num_steps, -4) == 2_940_000
+
+
+def test_warmup_never_fills_a_short_run():
+    assert common.warmup(1500, 19922) == 1500
+    assert common.warmup(1500, 1992) == 498
+    assert distill_imagenet.get_config("epochs=30").optimizer.warmup_steps < 5000
+    assert distill_vision.get_config("data=pet").optimizer.warmup_steps == 1500
+
+
+def test_published_decay_is_what_adamw_would_call_a_tenth():
+    optimizer = distill_vision.get_config("data=flowers,duration=fast").optimizer
+    assert optimizer.weight_decay / optimizer.learning_rate == pytest.approx(0.1)
+    assert distill_imagenet.get_config().optimizer.weight_decay == pytest.approx(0.01 * 0.03)
+
+
+@pytest.mark.parametrize(
+    ("file", "arg", "message"),
+    [
+        ("distill_vision", "fast", "unknown switch 'fast'"),
+        ("distill_vision", "arm=best", "switch arm: 'best' is unknown"),
+        ("distill_vision", "data=cars", "switches data and duration"),
+        ("distill_vision", "arm=teacher", "none is trained"),
+        ("distill_imagenet", "teacher=t512", "switch teacher: 't512' is unknown"),
+        ("distill_imagenet", "tiny=maybe", "neither true nor false"),
+    ],
+)
+def test_wrong_switches_are_named(file, arg, message):
+    with pytest.raises(ValueError, match=message):
+        MODULES[file].get_config(arg)

@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from moshijax import sharding
+from moshijax.nn.paths import named_leaves
+
+
+def test_rules_give_the_last_axes_and_drop_what_does_not_divide():
+    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    assert sharding.parameter_spec("block1/conv1/kernel", (3, 3, 8, 16), mesh) == P(
+        None, None, "tensor", "fsdp"
+    )
+    assert sharding.parameter_spec("conv_root/kernel", (7, 7, 3, 64), mesh) == P(
+        None, None, None, "fsdp"
+    )
+    assert sharding.parameter_spec("0/mu/block1/gn1/scale", (64,), mesh) == P(None)
+    assert sharding.parameter_spec("anything", (), mesh) == P()
+
+
+def test_parameter_without_exactly_one_rule_is_an_error():
+    mesh = sharding.make_mesh()
+    with pytest.raises(
+        ValueError, match="'strange/weight' must match exactly one rule, it matches none"
+    ):
+        sharding.parameter_spec("strange/weight", (4, 4), mesh)
+    with pytest.raises(ValueError, match="exactly one rule"):
+        sharding.match_one("a/kernel", ((".*", 1), ("kernel", 2)), "decay")
+    assert sharding.match_one("a/subkernel", (("kernel", 1), ("subkernel", 2)), "decay") == 2
+
+
+def test_mesh_takes_what_is_left_and_refuses_what_does_not_fit():
+    assert dict(sharding.make_mesh(dict(fsdp=4)).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    with pytest.raises(ValueError, match="does not make 8 devices"):
+        sharding.make_mesh(dict(data=3))
+    with pytest.raises(ValueError, match=r"unknown axes \['model'\]"):
+        sharding.make_mesh(dict(model=2))
+
+
+def test_batch_arrives_whole_and_split_over_devices():
+    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    rows = sharding.local_rows(8, mesh)
+    np.testing.assert_array_equal(rows, np.arange(8))
+    batch = {"x": np.arange(16.0).reshape(8, 2), "mix": np.float32(0.5)}
+    placed = sharding.to_mesh(batch, 8, mesh)
+    np.testing.assert_array_equal(placed["x"], batch["x"])
+    assert placed["x"].sharding.shard_shape((8, 2)) == (2, 2)
+    assert placed["mix"].sharding.is_fully_replicated
+    with pytest.raises(ValueError, match="6 rows do not divide among 4 devices"):
+        sharding.check_batch_size(6, mesh)
+
+
+def test_every_parameter_of_every_preset_has_one_rule():
+    from flax import nnx
+
+    from distill.vision.resnet import PRESETS, ResNet
+
+    mesh = sharding.make_mesh(dict(data=2, fsdp=4))
+    for config in PRESETS.values():
+        shapes = jax.eval_shape(lambda c=config: ResNet(c, rngs=nnx.Rngs(0)))
+        specs = named_leaves(sharding.shard_like(shapes, mesh))
+        kernels = [s.spec for n, s in specs.items() if "conv" in n]
+        assert all(spec[-1] == "fsdp" for spec in kernels)
+
+
+def test_placed_arrays_keep_their_values():
+    mesh = sharding.make_mesh(dict(data=2, fsdp=4))
+    tree = {"head": {"kernel": jnp.arange(32.0).reshape(4, 8), "bias": jnp.ones(8)}}
+    placed = sharding.place(tree, mesh)
+    np.testing.assert_array_equal(placed["head"]["kernel"], tree["head"]["kernel"])
+    assert placed["head"]["kernel"].sharding.shard_shape((4, 8)) == (4, 2)

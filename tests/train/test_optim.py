@@ -1,0 +1,119 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from moshijax.train import optim
+from tests.train.toy import OPTIMIZER
+
+
+MODEL = {
+    "block": {"kernel": jnp.array([[1.0, -2.0], [3.0, 4.0]]), "bias": jnp.array([1.0, 1.0])},
+    "head": {"kernel": jnp.array([[5.0], [6.0]])},
+}
+GRADS = jax.tree.map(lambda x: 0.1 * x + 0.3, MODEL)
+
+
+def make(num_steps=10, **changes):
+    return optim.make(ConfigDict(OPTIMIZER | changes), num_steps, MODEL)
+
+
+def run(optimizer, grads, count):
+    model, state = MODEL, optimizer.init(MODEL)
+    for _ in range(count):
+        model, state, _ = optimizer.update(grads, state, model)
+    return model
+
+
+def test_decay_does_not_follow_the_learning_rate():
+    zeros = jax.tree.map(jnp.zeros_like, GRADS)
+    slow = run(make(learning_rate=1e-4, weight_decay=0.1, warmup_steps=0), zeros, 1)
+    fast = run(make(learning_rate=1e-1, weight_decay=0.1, warmup_steps=0), zeros, 1)
+    np.testing.assert_allclose(slow["head"]["kernel"], 0.9 * MODEL["head"]["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(slow["head"]["kernel"], fast["head"]["kernel"])
+    np.testing.assert_array_equal(slow["block"]["bias"], MODEL["block"]["bias"])
+
+
+def test_equals_adamw_with_decay_over_learning_rate():
+    settings = dict(learning_rate=0.03, weight_decay=3e-4, warmup_steps=0, clip_norm=None)
+    ours = run(make(**settings, schedule="constant", options={}), GRADS, 5)
+    adamw = optax.adamw(0.03, weight_decay=0.01, mask=lambda p: {n: "bias" not in n for n in p})
+    flat = {"block/kernel": MODEL["block"]["kernel"], "block/bias": MODEL["block"]["bias"]}
+    grads = {"block/kernel": GRADS["block"]["kernel"], "block/bias": GRADS["block"]["bias"]}
+    state = adamw.init(flat)
+    for _ in range(5):
+        updates, state = adamw.update(grads, state, flat)
+        flat = optax.apply_updates(flat, updates)
+    np.testing.assert_allclose(ours["block"]["kernel"], flat["block/kernel"], rtol=1e-5)
+    np.testing.assert_allclose(ours["block"]["bias"], flat["block/bias"], rtol=1e-5)
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    schedule = optim.make_schedule("cosine", 100, 10)
+    np.testing.assert_allclose(schedule(0), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(schedule(9), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(schedule(10), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(schedule(55), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(schedule(100), 0.0, atol=1e-6)
+    np.testing.assert_allclose(optim.make_schedule("quadratic", 100, 0)(50), 0.25, rtol=1e-6)
+
+
+def test_warmup_that_fills_the_run_is_refused():
+    with pytest.raises(ValueError, match="1500 steps of warm-up do not fit a run of 1200 steps"):
+        make(num_steps=1200, warmup_steps=1500)
+
+
+def test_frozen_parameters_stay_and_have_no_moments():
+    optimizer = make(frozen=(("block/.*", True), ("head/.*", False)))
+    model = run(optimizer, GRADS, 3)
+    np.testing.assert_array_equal(model["block"]["kernel"], MODEL["block"]["kernel"])
+    assert np.all(model["head"]["kernel"] != MODEL["head"]["kernel"])
+    names = [
+        jax.tree_util.keystr(p)
+        for p, _ in jax.tree_util.tree_leaves_with_path(optimizer.init(MODEL))
+    ]
+    assert not any("block" in name for name in names)
+
+
+def test_rates_and_kinds_apply_by_name():
+    settings = dict(clip_norm=None, weight_decay=0.0, warmup_steps=0, schedule="constant")
+    options = dict(momentum=dict(decay=0.0))
+    kinds = (("block/.*", "momentum"), ("head/.*", "lion"))
+    rates = (("block/kernel", 2.0), ("block/bias", 1.0), ("head/.*", 0.5))
+    model = run(
+        make(**settings, options=options, kinds=kinds, rates=rates, learning_rate=0.1), GRADS, 1
+    )
+    step = jax.tree.map(lambda new, old: new - old, model, MODEL)
+    np.testing.assert_allclose(step["block"]["kernel"], -0.2 * GRADS["block"]["kernel"], rtol=1e-5)
+    np.testing.assert_allclose(step["block"]["bias"], -0.1 * GRADS["block"]["bias"], rtol=1e-5)
+    np.testing.assert_allclose(step["head"]["kernel"], -0.05 * jnp.ones((2, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("table", ["kinds", "decay", "rates", "frozen"])
+def test_parameter_without_exactly_one_rule_is_refused(table):
+    with pytest.raises(ValueError, match=f"optimizer.{table}: parameter 'block/bias'.*none"):
+        make(**{table: (("kernel", OPTIMIZER[table][0][1]),)})
+    twice = (("kernel", OPTIMIZER[table][0][1]), ("bias", 0.0), ("block/.*", 0.0))
+    with pytest.raises(ValueError, match=r"'bias', 'block/\.\*'"):
+        make(**{table: twice})
+
+
+def test_unknown_optimizer_and_schedule_are_refused():
+    with pytest.raises(ValueError, match=r"\['adm'\] is unknown, take one of"):
+        make(kinds=((".*", "adm"),))
+    with pytest.raises(ValueError, match="'cosin' is unknown"):
+        make(schedule="cosin")
+
+
+def test_gradients_are_clipped_before_adam_sees_them():
+    optimizer = make(
+        kinds=((".*", "momentum"),), options=dict(momentum=dict(decay=0.0)), clip_norm=0.5
+    )
+    big = jax.tree.map(lambda x: 100 * x, GRADS)
+    _, _, metrics = optimizer.update(
+        big, optimizer.init(MODEL), jax.tree.map(jnp.zeros_like, MODEL)
+    )
+    np.testing.assert_allclose(metrics["update_norm"], 0.5 * 0.05 * 0.5, rtol=1e-5)
+    assert metrics["grad_norm"] > 100
