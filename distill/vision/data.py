@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import grain
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from distill import crops, views
 from distill.vision import images
@@ -49,7 +48,6 @@ class TrainBatches:
         self.keys = {name: self._key(*model) for name, model in self.models.items()}
         self._seed = seed
         self._design, self._mixup, self._inception = design, mixup, inception
-        self._orders: dict[int, grain.MapDataset] = {}
 
     @property
     def corrupt_count(self) -> int:
@@ -75,9 +73,9 @@ class TrainBatches:
 
     def _plan(self, step, order, rows) -> tuple[views.Plan, list[Item]]:
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
-        shuffled = self._shuffled(order)
-        first = step * self.batch_size
-        items = self.reader.map(self.reader.read, [shuffled[first + int(row)] for row in rows])
+        position = step * self.batch_size + rows.astype(np.int64)
+        index = views.shuffled(position, len(self.source), seed=self._seed, order=order)
+        items = self.reader.map(self.reader.read, index.tolist())
         resolutions = [r for role, r in self.models.values() if role == "student"]
         plan = views.sample_plan(
             self._design,
@@ -94,13 +92,6 @@ class TrainBatches:
         )
         return plan, items
 
-    def _shuffled(self, order: int) -> grain.MapDataset:
-        if order not in self._orders:
-            seed = int(np.random.SeedSequence((self._seed, order)).generate_state(1)[0])
-            rows = grain.MapDataset.range(len(self.source))
-            self._orders[order] = rows.seed(seed).shuffle().repeat()
-        return self._orders[order]
-
     def _render(self, plan: views.Plan, items: list[Item]) -> Batch:
         targets = {}
         for key, (role, resolution) in zip(self.keys.values(), self.models.values(), strict=True):
@@ -108,10 +99,12 @@ class TrainBatches:
             crop = self.design.student if role == "student" else self.design.teacher
             targets[key] = (view, images.METHODS[crop], resolution)
         output = _empty(targets, len(items), self.reader.channels)
+        bottoms = _bottoms(targets, len(items))
 
         def render(k: int) -> tuple[int, int]:
-            used, pixels = self.reader.decode(items[k])
-            _render(output, k, pixels, targets, planned=items[k].size)
+            used, pixels = self.reader.decode(items[k], bottoms[k])
+            scale = np.array(used.size * 2, np.float32) / np.array(items[k].size * 2, np.float32)
+            _render(output, k, pixels, targets, scale if used.size != items[k].size else None)
             return used.index, used.row.label
 
         used = np.array(self.reader.map(render, range(len(items))), np.int32).reshape(-1, 2)
@@ -207,18 +200,22 @@ def _empty(targets: Targets, count: int, channels: int) -> dict[str, UInt8[np.nd
     }
 
 
+def _bottoms(targets: Targets, count: int) -> list[int] | list[None]:
+    """The row below all boxes of an image, where nothing outside of them counts."""
+    if any(method != "cut" for _, method, _ in targets.values()):
+        return [None] * count
+    ends = [view.box[:, 0] + view.box[:, 2] for view, _, _ in targets.values()]
+    return np.ceil(np.max(ends, axis=0)).astype(int).tolist()
+
+
 def _render(
     output: dict[str, UInt8[np.ndarray, "B R R C"]],
     row: int,
     pixels: UInt8[np.ndarray, "H W C"],
     targets: Targets,
-    planned: tuple[int, int] | None = None,
+    scale: Float32[np.ndarray, "4"] | None = None,
 ) -> None:
-    """Renders one row for every model; boxes of a `planned` size are scaled to this image."""
-    size = pixels.shape[:2]
-    scale = np.ones(4, np.float32)
-    if planned is not None and planned != size:
-        scale = np.array([*size, *size], np.float32) / np.array([*planned, *planned], np.float32)
+    """Renders one row for every model, its boxes scaled if they were for another image."""
     for key, (view, method, resolution) in targets.items():
-        image = images.render(pixels, view.box[row] * scale, resolution, method)
-        output[key][row] = image[:, ::-1] if view.flip[row] else image
+        box = view.box[row] if scale is None else view.box[row] * scale
+        images.render(pixels, box, resolution, method, bool(view.flip[row]), output[key][row])

@@ -34,6 +34,7 @@ class Reader:
         self.source = source
         self.channels = channels or source.channels
         self.corrupt: set[int] = set()
+        self._intact = np.zeros(len(source), bool)
         self._skip = on_corrupt == "skip"
         self._lock = threading.Lock()
         # Decoding and resizing leave Python's lock, so that threads help.
@@ -51,8 +52,16 @@ class Reader:
             raise ValueError(f"Not one image of {self.source.name} is readable.")
         return item
 
-    def decode(self, item: Item) -> tuple[Item, UInt8[np.ndarray, "H W C"]]:
-        """The row's pixels, or those of the next one that decodes; also which it is."""
+    def decode(
+        self, item: Item, bottom: int | None = None
+    ) -> tuple[Item, UInt8[np.ndarray, "H W C"]]:
+        """The row's pixels, or those of the next one that decodes; also which it is.
+
+        Rows of pixels from `bottom` on are of no use. They are left out when the image is
+        decoded again: the first time it is whole, to find out whether it is intact.
+        """
+        if self._intact[item.index] and isinstance(item.row.image, bytes):
+            return item, images.decode(item.row.image, self.channels, reuse=True, bottom=bottom)
         for number in self._from(item.index):
             used = item if number == item.index else self.try_read(number)
             pixels = None if used is None else self.pixels(used)
@@ -71,15 +80,20 @@ class Reader:
             return self._note(index, error)
 
     def pixels(self, item: Item) -> UInt8[np.ndarray, "H W C"] | None:
-        """The pixels of this very row, None if it is corrupt."""
+        """The pixels of this very row, None if it is corrupt.
+
+        They are valid until this thread decodes its next row.
+        """
         image = item.row.image
         if not isinstance(image, bytes):
             grey = image.shape[2] == 1 < self.channels
             return np.repeat(image, self.channels, axis=2) if grey else image
         try:
-            return images.decode(image, self.channels)
+            pixels = images.decode(image, self.channels, reuse=True)
         except images.CorruptImageError as error:
             return self._note(item.index, error)
+        self._intact[item.index] = True
+        return pixels
 
     def _from(self, index: int) -> Iterator[int]:
         return ((index + k) % len(self.source) for k in range(len(self.source)))

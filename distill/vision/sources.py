@@ -5,7 +5,7 @@ import importlib
 import importlib.resources
 import pathlib
 import re
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -24,6 +24,7 @@ class Row(NamedTuple):
     label: int
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to labelled images."""
 
@@ -203,4 +204,4 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> TfdsSource:
 
 def _advice(name: str, data_dir: str | None) -> str:
     where = f" --data_dir={data_dir}" if data_dir else ""
-    return f"Prepare it once, with TensorFlow: tfds build {name} --file_format=array_record{where}"
+    return f"Prepare it once (some need TensorFlow): tfds build {name} --file_format=array_record{where}"
