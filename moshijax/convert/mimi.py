@@ -73,7 +73,7 @@ def save_mimi(
             "this Mimi has frozen codebooks, which cannot be saved; load it without inference=True"
         )
     leaves = named_leaves(model)
-    tensors = {e.name: _lazy(e, leaves) for e in entries(model.config, layout)}
+    tensors = {e.name: announce(e, leaves) for e in entries(model.config, layout)}
     write_safetensors(path, tensors, {"format": "pt"} if layout.startswith("trans") else {})
     return path
 
@@ -109,7 +109,7 @@ def check_tensors(file: Safetensors, table: list[Entry], leaves: dict[str, Any])
     surplus = sorted(file.keys() - set(names))
     wrong = []
     for entry in table:
-        want = _lazy(entry, leaves).shape
+        want = announce(entry, leaves).shape
         if entry.name in file and file.entries[entry.name].shape != want:
             wrong.append(
                 f"{entry.name} is {list(file.entries[entry.name].shape)}, not {list(want)}"
@@ -185,7 +185,7 @@ def _read(
     return jnp.array(array)
 
 
-def _lazy(entry: Entry, leaves: dict[str, Any]) -> Lazy:
+def announce(entry: Entry, leaves: dict[str, Any]) -> Lazy:
     """Announces a tensor of a file, to be made of the parameters when it is written."""
     parts = [_find(path, leaves) for path in entry.paths]
     shapes = [leaf.shape if i is None else leaf.shape[1:] for leaf, i in parts]

@@ -32,7 +32,7 @@ def _random(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> jax.
     if name == "kernel":
         # Stacked kernels have the layer axis in front; transposed ones a stride before the last.
         axes = shape[1:-1] if "/layers/" in path else shape[:-2] if len(shape) == 4 else shape[:-1]
-        gain = 0.02 if "decoder/seanet/last" in path else 1.3 if "seanet" in path else 1.0
+        gain = 0.003 if "decoder/seanet/last" in path else 1.3 if "seanet" in path else 1.0
         array = rng.standard_normal(shape, np.float32) * np.float32(gain * np.prod(axes) ** -0.5)
     elif name == "scale":
         branch = "_scale/" in path

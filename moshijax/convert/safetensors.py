@@ -186,13 +186,19 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)  # Keeps the tensors aligned.
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name in sorted(tensors):
-            shape, dtype, make = tensors[name]
-            array = np.ascontiguousarray(make(), dtype)
-            if array.shape != shape:
-                raise ValueError(f"tensor {name} was announced as {shape} and is {array.shape}")
-            file.write(array.data if array.ndim else array.tobytes())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for name in sorted(tensors):
+                file.write(_raw(name, tensors[name]))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _raw(name: str, tensor: Lazy) -> memoryview:
+    array = tensor.make()
+    if array.shape != tensor.shape:
+        raise ValueError(f"tensor {name} was announced as {tensor.shape} and is {array.shape}")
+    return np.ascontiguousarray(array, tensor.dtype).reshape(-1).view(np.uint8).data
