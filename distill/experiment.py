@@ -97,14 +97,15 @@ def _train_data(
     return cached
 
 
-def build(config: ConfigDict, workdir: pathlib.Path) -> tuple[DistillTask, Any, dict[str, Any]]:
-    """The task, its training batches and its evaluation sets.
+def build(
+    config: ConfigDict, workdir: pathlib.Path, train: bool = True
+) -> tuple[DistillTask, Any, dict[str, Any]]:
+    """The task, its training batches (None unless `train`) and its evaluation sets.
 
     Raises:
         ValueError: parts of the config do not fit each other, or a file is missing or wrong.
     """
     student, taught = model_views(config)
-    source = load(config.data.name, config.data.train, config.data.data_dir)
     sets = {
         name: _eval_batches(
             config,
@@ -116,21 +117,21 @@ def build(config: ConfigDict, workdir: pathlib.Path) -> tuple[DistillTask, Any, 
     }
     specs = {"student": config.student, **config.teachers}
     known = {name: teachers.model_config(spec).num_classes for name, spec in specs.items()}
-    labelled = source.num_classes == known["student"]
     for data in sets.values():
         _check_classes(config, known, data.source)
-    if config.loss.distance == LABELS:
-        _check_classes(config, {"student": known["student"]}, source)
     frozen = {n: teachers.load_model(spec, config.seed) for n, spec in config.teachers.items()}
+    source = load(config.data.name, config.data.train, config.data.data_dir) if train else None
+    if source and config.loss.distance == LABELS:
+        _check_classes(config, {"student": known["student"]}, source)
     task = DistillTask(
         config,
         make=functools.partial(teachers.make_model, config.student),
         teachers=frozen,
-        keys=train_batches(config, source, student | taught).keys,
-        eval_keys=_eval_batches(config, source, student | taught, "rs").keys,
-        labelled=labelled,
+        keys=train_batches(config, source, student | taught).keys if source else {},
+        eval_keys=next(iter(sets.values())).keys,
+        labelled=source is not None and source.num_classes == known["student"],
     )
-    return task, _train_data(config, task, source, workdir), sets
+    return task, source and _train_data(config, task, source, workdir), sets
 
 
 def run(config: ConfigDict, workdir: str) -> Any:

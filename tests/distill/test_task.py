@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import experiment, targets, teachers
+from distill import evaluate, experiment, targets, teachers
 from distill.task import State
+from distill.vision import convert
 from moshijax.nn.paths import named_leaves
 
 
@@ -227,3 +228,14 @@ def test_state_is_a_tree_of_arrays_alone(funmatch):
     state = funmatch[4]
     assert isinstance(state, State)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+def test_student_is_evaluated_from_its_directory_and_its_exported_file(tmp_path):
+    c = config("tiny,arm=teacher", num_steps=6)
+    experiment.run(c, str(tmp_path / "run"))
+    metrics = evaluate.evaluate(c, str(tmp_path / "run"))
+    assert metrics["test/count"] == 100
+    spec = c.student.copy_and_resolve_references()
+    spec.load = str(tmp_path / "run")
+    convert.save_npz(tmp_path / "student.npz", teachers.load_model(spec, 0), "bit")
+    assert evaluate.evaluate(c, str(tmp_path / "student.npz"), with_teachers=False) == metrics

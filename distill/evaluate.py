@@ -1,0 +1,71 @@
+"""Evaluates a student on the sets of its config, and writes its weights.
+
+    python -m distill.evaluate --config configs/distill_imagenet.py --student runs/i1k_300
+    python -m distill.evaluate --config configs/distill_imagenet.py --student R50x1_224.npz
+
+The student is a work directory or an npz file; teachers are those of the config (none with
+`--noteachers`). Prints one JSON object; `--export student.npz` also writes the weights in the
+layout of the released files, or another `--layout`.
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from distill import experiment, teachers
+from distill.task import State
+from distill.vision import convert
+from moshijax import sharding
+from moshijax.train import program
+
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.", lock_config=True)
+STUDENT = flags.DEFINE_string("student", None, "Work directory or npz file of the student.")
+TEACHERS = flags.DEFINE_bool("teachers", True, "Also measure fidelity to the config's teachers.")
+EXPORT = flags.DEFINE_string("export", None, "Where to write the student's weights (npz).")
+LAYOUT = flags.DEFINE_enum("layout", "bit", convert.LAYOUTS, "Array names of the exported file.")
+
+
+def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> dict[str, float]:
+    """Metrics of a student on the evaluation sets of a config, named `set/metric`.
+
+    Raises:
+        ValueError: the student or a teacher cannot be loaded.
+    """
+    config = config.copy_and_resolve_references()
+    config.student.load = student
+    if not with_teachers:
+        config.teachers = {}
+        config.loss.distance = "labels"
+    with tempfile.TemporaryDirectory() as scratch:
+        task, _, sets = experiment.build(config, pathlib.Path(scratch), train=False)
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    sharding.check_batch_size(config.evaluation.batch_size, mesh)
+    model = teachers.load_model(config.student, config.seed)
+    placed = program.place(task, mesh, config.seed)
+    state = State(sharding.place(model, mesh), None)
+    return program.evaluate(task, placed, state, sets)
+
+
+def main(_: Sequence[str]) -> None:
+    """Prints the metrics of the student that the flags name."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        metrics = evaluate(CONFIG.value, str(STUDENT.value), TEACHERS.value)
+        if EXPORT.value:
+            spec = CONFIG.value.student.copy_and_resolve_references()
+            spec.load = STUDENT.value
+            convert.save_npz(EXPORT.value, teachers.load_model(spec, 0), LAYOUT.value)
+    except ValueError as error:
+        sys.exit(f"evaluate: {error}")
+    print(json.dumps(metrics, indent=1))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "student"])
+    app.run(main)
