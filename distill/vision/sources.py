@@ -204,4 +204,5 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> TfdsSource:
 
 def _advice(name: str, data_dir: str | None) -> str:
     where = f" --data_dir={data_dir}" if data_dir else ""
-    return f"Prepare it once (some need TensorFlow): tfds build {name} --file_format=array_record{where}"
+    command = f"tfds build {name} --file_format=array_record{where}"
+    return f"Prepare it once (some data sets need TensorFlow for that): {command}"

@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 
 from distill import views
-from distill.vision import data, images, sources
+from distill.vision import data, images, jpeg, sources
 
 
 MODELS = {"small": ("student", 16), "large": ("teacher", 24), "twin": ("teacher", 16)}
@@ -144,11 +144,19 @@ def test_a_teacher_sees_what_the_student_sees_flipped_or_not(source):
         np.testing.assert_array_equal(shown[k], plain[k, :, ::-1] if flip else plain[k])
 
 
-def test_decoding_upper_rows_alone_changes_nothing(source):
+def test_once_found_intact_the_upper_rows_of_a_file_are_enough(source, monkeypatch):
+    cut = []
+    upper_rows = jpeg.upper_rows
+    monkeypatch.setattr(jpeg, "upper_rows", lambda *a: cut.append(a) or upper_rows(*a))
     batches = train(source)
-    first = [batches.batch(step) for step in range(4)]  # whole files, found intact
-    for step, batch in enumerate(first):
-        same(batch, batches.batch(step))
+    first = batches.batch(0)
+    assert not cut
+    same(first, batches.batch(0))
+    assert len(cut) == 12
+    assert sum(upper_rows(data, bottom) != data for data, bottom in cut) > 4
+    windows = train(source, design="same/rc")
+    same(windows.batch(0), windows.batch(0))
+    assert len(cut) == 12  # the pixels around a window count
 
 
 def test_batches_come_alike_through_threads_of_grain(source):
@@ -201,15 +209,17 @@ def test_corrupt_rows_are_replaced_by_the_next_that_is_intact(source, files):
 
 
 def test_a_replacement_is_shown_by_the_same_share(source):
-    damaged = damage(source, truncated=[4])
+    sizes = np.array([images.size_of(file) for file in source.files])
+    row = int(np.flatnonzero((sizes[1:] > sizes[:-1]).all(axis=1))[0])  # the next is larger
+    damaged = damage(source, truncated=[row])
     batches = train(damaged, models={"s": ("student", 16)}, design="fix/rs", on_corrupt="skip")
     plan = batches.plan(0)
-    at = np.full(1, 4)
-    size = np.float32(images.size_of(damaged.files[4]))
+    at = np.full(1, row)
+    size = sizes[row].astype(np.float32)
     box = np.concatenate([np.zeros(2, np.float32), size])[None]
     view = views.View(box, np.zeros(1, bool))
     shown = batches.render(plan._replace(index=at, student=view, teacher=view))
-    whole = images.decode(damaged.files[5], 3)
+    whole = images.decode(damaged.files[row + 1], 3)
     box = np.float32([0, 0, *whole.shape[:2]])
     np.testing.assert_array_equal(shown["images"]["shared_16"][0], images.render(whole, box, 16))
 

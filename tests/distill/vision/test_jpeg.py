@@ -38,6 +38,16 @@ def test_files_whose_rows_are_not_in_order_are_left_alone():
     assert jpeg.upper_rows(progressive, 8) is progressive
 
 
+def test_files_of_taller_blocks_are_left_alone():
+    data = bytearray(simplejpeg.encode_jpeg(picture(100, 40), colorsubsampling="420"))
+    sampling = data.index(b"\xff\xc0") + 11
+    assert data[sampling] == 0x22
+    assert len(jpeg.upper_rows(bytes(data), 8)) == len(data)
+    assert jpeg.upper_rows(bytes(data), 8) != data
+    data[sampling] = 0x14  # four rows of luma blocks to one of chroma
+    assert jpeg.upper_rows(bytes(data), 8) == data
+
+
 def test_nothing_is_gained_near_the_lower_border():
     data = simplejpeg.encode_jpeg(picture(100, 40))
     assert jpeg.upper_rows(data, 96) is data
