@@ -24,7 +24,10 @@ def switches(arg: str | None, **known: object) -> ConfigDict:
 
 
 def loop_settings(num_steps: int, batch_size: int) -> dict[str, object]:
-    """What the training loop reads, at sizes that fit most runs."""
+    """What the training loop reads, at sizes that fit most runs.
+
+    Evaluation sets named in `final_sets` are left for the last step.
+    """
     return dict(
         seed=0,
         num_steps=num_steps,
@@ -33,6 +36,7 @@ def loop_settings(num_steps: int, batch_size: int) -> dict[str, object]:
         mesh=dict(data=-1, fsdp=1, tensor=1),
         log_every=50,
         eval_every=1000,
+        final_sets=(),
         checkpoint_every=1000,
         keep_checkpoints=3,
         read_ahead=4,

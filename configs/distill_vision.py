@@ -100,10 +100,12 @@ def _published(chosen: ConfigDict) -> ConfigDict:
 
 def _quickstart(chosen: ConfigDict) -> ConfigDict:
     teaching = chosen.arm == "teacher"
-    config = ConfigDict(common.loop_settings(1200 if teaching else 4000, batch_size=128))
-    config.log_every, config.eval_every, config.checkpoint_every = 50, 400, 400
+    config = ConfigDict(common.loop_settings(1200 if teaching else 3000, batch_size=128))
+    config.log_every, config.eval_every, config.checkpoint_every = 50, 300, 300
+    config.final_sets = ("test",)
     train = "train[:12000]" if teaching else "train[12000:13000]"
     config.data = common.images("fashion_mnist_sample", train)
+    config.data.threads = 1  # Small arrays are rendered faster than threads are fed.
     sets = dict(validation="train[13000:14000]", test="test")
     config.evaluation = common.evaluation(
         "fashion_mnist_sample", sets, batch_size=500, margin=1.0, crop="rs"
@@ -124,7 +126,7 @@ def _tiny(chosen: ConfigDict) -> ConfigDict:
     config.log_every, config.eval_every, config.checkpoint_every = 5, 10, 5
     config.data.train = "train[:256]"
     config.evaluation.batch_size = 64
-    config.evaluation.sets = dict(test="test[:100]")
+    config.evaluation.sets = dict(validation="train[300:364]", test="test[:100]")
     config.optimizer.warmup_steps = 5
     models = [config.student, *config.teachers.values()]
     for model in models:

@@ -164,6 +164,12 @@ class Run:
             means["mfu"] = self.share_of_peak * rate
         self.log.train(step, means, self.config.batch_size * rate, seconds)
 
+    def evaluate(self, step: int, state: Any) -> None:
+        """Logs the metrics of the sets that are due."""
+        later = () if step == self.config.num_steps else self.config.final_sets
+        sets = {name: data for name, data in self.eval_data.items() if name not in later}
+        self.log.evaluation(step, evaluate(self.task, self.program, state, sets))
+
     def stretch(self, stop: Callable[[], bool]) -> Any:
         """Steps to the end, to a stop, or to a number that is not finite (NonFiniteError)."""
         config, program, last = self.config, self.program, self.config.num_steps
@@ -186,7 +192,7 @@ class Run:
                 if due(step, config.checkpoint_every, last):
                     self.save(step, state)
                 if due(step, config.eval_every, last):
-                    self.log.evaluation(step, evaluate(self.task, program, state, self.eval_data))
+                    self.evaluate(step, state)
         if step < last:
             self.save(step, state)
             self.log.event(step, "stopped as asked and saved: the same command goes on from here.")

@@ -19,7 +19,10 @@ from moshijax.nn.paths import named_leaves, with_leaves
 
 
 # Keys that change what is logged and kept, not what is computed.
-BOOKKEEPING = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "read_ahead")
+BOOKKEEPING = (
+    *("log_every", "eval_every", "checkpoint_every"),
+    *("final_sets", "keep_checkpoints", "read_ahead"),
+)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -53,6 +53,12 @@ def test_loss_falls_and_is_logged(whole):
     assert list(whole[0].glob("events.out.tfevents*"))
 
 
+def test_final_sets_wait_for_the_last_step(tmp_path):
+    run(tmp_path, final_sets=("test",))
+    evals = [r for r in read_metrics(tmp_path / "metrics.jsonl") if r["kind"] == "eval"]
+    assert [r["step"] for r in evals] == [12]
+
+
 def test_sigterm_saves_and_resume_is_bitwise(whole, tmp_path):
     _, state = whole
     before = signal.getsignal(signal.SIGTERM)

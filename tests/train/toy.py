@@ -35,6 +35,7 @@ def config(**changes):
         mesh=dict(data=-1),
         log_every=2,
         eval_every=6,
+        final_sets=(),
         checkpoint_every=3,
         keep_checkpoints=2,
         read_ahead=2,
