@@ -13,10 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from distill.vision.conv import conv2d
+from distill.vision.norms import group_norm, standardize
 
 
-NORM_EPS = 1e-5
-STANDARDIZE_EPS = 1e-10
 POOL_FILL = {"-inf": -jnp.inf, "zero": 0.0}
 
 Features = dict[str, Array]
@@ -106,20 +105,8 @@ class GroupNorm(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """Normalises, scales and shifts."""
         B, H, W, C = x.shape
-        groups = x.astype(jnp.float32).reshape(B, H, W, self.num_groups, C // self.num_groups)
-        centred = groups - groups.mean(axis=(1, 2, 4), keepdims=True)
-        # The mean of squares after centring: E[x^2] - E[x]^2 loses the small variances.
-        variance = jnp.square(centred).mean(axis=(1, 2, 4), keepdims=True)
-        normed = (centred * jax.lax.rsqrt(variance + NORM_EPS)).reshape(x.shape)
-        scale, bias = self.scale.reshape(1, 1, 1, C), self.bias.reshape(1, 1, 1, C)
-        return (normed * scale + bias).astype(x.dtype)
-
-
-def standardize(kernel: Float[Array, "h w C D"]) -> Float[Array, "h w C D"]:
-    """Gives every output channel's weights mean 0 and variance 1."""
-    centred = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
-    variance = jnp.square(centred).mean(axis=(0, 1, 2), keepdims=True)
-    return centred / jnp.sqrt(variance + STANDARDIZE_EPS)
+        flat = x.reshape(B, H * W, C)
+        return group_norm(flat, self.scale[...], self.bias[...], self.num_groups).reshape(x.shape)
 
 
 class StdConv(nnx.Module):
