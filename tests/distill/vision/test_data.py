@@ -124,7 +124,6 @@ def test_a_stored_plan_is_replayed_to_the_byte(source, design):
 
 
 def test_resolutions_show_the_same_piece(source):
-    """Both are cut from the original image: averaged to the same grid they agree."""
     batches = train(source, models={"s": ("student", 16), "t": ("teacher", 32)})
     shown = batches.batch(1)["images"]
     small = shown["shared_16"].astype(float)
