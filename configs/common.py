@@ -94,13 +94,18 @@ def warmup(published: int, num_steps: int) -> int:
 
 
 def images(name: str, train: str) -> dict[str, object]:
-    """Training images: a TFDS name, `folder:PATH` or the embedded set, and a split."""
+    """Training images: a TFDS name, `folder:PATH` or the embedded set, and a split.
+
+    Mild crops are cut from images `margin` times as large; inception crops are TensorFlow's
+    ("tf") or PyTorch's ("rrc").
+    """
     return dict(
         name=name,
         train=train,
         data_dir=text(None),
         channels=config_dict.placeholder(int),
         on_corrupt="skip",
+        margin=160 / 128,
         inception="tf",
         threads=2,
     )

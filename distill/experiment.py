@@ -31,6 +31,7 @@ def train_batches(config: ConfigDict, source: Source, models: dict[str, Any]) ->
         seed=config.seed,
         mixup=config.mixup,
         on_corrupt=data.on_corrupt,
+        margin=data.margin,
         inception=data.inception,
         channels=data.channels,
         threads=data.threads,

@@ -116,6 +116,7 @@ def sample_plan(
     resolution: int,
     mixup: float,
     inception: str = "tf",
+    margin: float = crops.MARGIN,
 ) -> Plan:
     """Samples the plan of the global batch's `rows`, which are the data set's `index`.
 
@@ -123,7 +124,7 @@ def sample_plan(
     batch and then selected, so that a row's view does not depend on the other rows held.
     """
     chosen = design_of(design)
-    sampler = crops.Sampler(sizes, rows, batch_size, resolution, inception)
+    sampler = crops.Sampler(sizes, rows, batch_size, resolution, inception, margin)
     student = _view(chosen.student, sampler, Stream(seed, order, step, STUDENT))
     teacher = student
     if not chosen.shared:

@@ -36,6 +36,7 @@ class TrainBatches:
         seed: int,
         mixup: float,
         on_corrupt: str,
+        margin: float = crops.MARGIN,
         inception: str = "tf",
         channels: int | None = None,
         threads: int = 1,
@@ -47,7 +48,8 @@ class TrainBatches:
         self.reader = Reader(source, on_corrupt, channels, threads)
         self.keys = {name: self._key(*model) for name, model in self.models.items()}
         self._seed = seed
-        self._design, self._mixup, self._inception = design, mixup, inception
+        self._design, self._mixup = design, mixup
+        self._margin, self._inception = margin, inception
 
     @property
     def corrupt_count(self) -> int:
@@ -88,6 +90,7 @@ class TrainBatches:
             sizes=np.array([item.size for item in items], np.int64).reshape(-1, 2),
             resolution=(resolutions or [r for _, r in self.models.values()])[0],
             mixup=self._mixup,
+            margin=self._margin,
             inception=self._inception,
         )
         return plan, items
