@@ -38,6 +38,8 @@ def assert_streams(module, x, sizes, state, *, atol=1e-5):
     """Checks that chunks give the whole, that rows are apart and that time runs forward."""
     whole, end = run(module, x, None)
     assert end is None
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state) if leaf.size]
+    assert len(set(buffers)) == len(buffers), "a state that shares a buffer cannot be donated"
     assert np.abs(whole).max() > 100 * atol, "the output is too small to tell anything"
     pieces, _ = stream(module, x, sizes, state)
     np.testing.assert_allclose(pieces, whole, atol=atol, rtol=0)

@@ -138,6 +138,7 @@ class Mimi(nnx.Module):
         """
         if audio.shape[2] != 1:
             raise ValueError(f"audio has {audio.shape[2]} channels; Mimi is mono, so mix them")
+        self.quantizer.check(num_codebooks)
         if state is None:
             audio = pad_to_frames(audio, self.config.frame_size)
         latents, state = self.encoder(audio, state)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from moshijax.nn.linear import Linear
+
 
 Tree = TypeVar("Tree")
 
@@ -83,8 +85,8 @@ class ResidualQuantizer(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.project_in = nnx.Linear(dim, codebook_dim, use_bias=False, rngs=rngs)
-        self.project_out = nnx.Linear(codebook_dim, dim, use_bias=False, rngs=rngs)
+        self.project_in = Linear(dim, codebook_dim, use_bias=False, rngs=rngs)
+        self.project_out = Linear(codebook_dim, dim, use_bias=False, rngs=rngs)
         self.codebooks = nnx.List(
             [Codebook(codebook_size, codebook_dim, rngs=rngs) for _ in range(num_codebooks)]
         )
@@ -129,7 +131,7 @@ class SplitQuantizer(nnx.Module):
 
     def quantize(self, x: Float[Array, "B T D"], num_codebooks: int) -> Int[Array, "B K T"]:
         """Returns the codes of the first `num_codebooks` codebooks, the semantic one first."""
-        self._check(num_codebooks)
+        self.check(num_codebooks)
         semantic = self.semantic.quantize(x, 1)
         if num_codebooks == 1:
             return semantic
@@ -138,11 +140,12 @@ class SplitQuantizer(nnx.Module):
 
     def dequantize(self, codes: Int[Array, "B K T"]) -> Float[Array, "B T D"]:
         """Adds what the two parts decode to; fewer codebooks give a coarser latent."""
-        self._check(codes.shape[1])
+        self.check(codes.shape[1])
         x = self.semantic.dequantize(codes[:, :1])
         return x if codes.shape[1] == 1 else x + self.acoustic.dequantize(codes[:, 1:])
 
-    def _check(self, num_codebooks: int) -> None:
+    def check(self, num_codebooks: int) -> None:
+        """Raises if there are not as many codebooks as asked for."""
         if not 1 <= num_codebooks <= self.num_codebooks:
             raise ValueError(
                 f"{num_codebooks} codebooks asked for; this model has 1 to {self.num_codebooks}"

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from moshijax.codec.config import MimiConfig
 from moshijax.nn.conv import CausalConv1d, CausalConvTranspose1d, ConvState
+from moshijax.nn.linear import Linear
 from moshijax.nn.streaming import State
 
 
@@ -25,7 +26,7 @@ class ResidualBlock(nnx.Module):
 
     def __init__(self, channels: int, kernel_size: int, compress: int, *, rngs: nnx.Rngs):
         self.conv = CausalConv1d(channels, channels // compress, kernel_size, rngs=rngs)
-        self.out = nnx.Linear(channels // compress, channels, rngs=rngs)
+        self.out = Linear(channels // compress, channels, rngs=rngs)
 
     def init_state(self, batch_size: int) -> ConvState:
         """Returns the state before a stream."""

@@ -45,18 +45,18 @@ QKV = Transform(
 
 
 def conv_transpose(stride: int) -> Transform:
-    """A kernel [I, O, K] and ours by phase, [taps, I, stride, O]."""
+    """A kernel [I, O, K] and ours by phase, [taps, I, stride, O], the last tap first."""
     return Transform(
-        lambda a: (a.reshape(*a.shape[:2], -1, stride).transpose(2, 0, 3, 1),),
-        lambda a: a.transpose(1, 3, 0, 2).reshape(a.shape[1], a.shape[3], -1),
+        lambda a: (a.reshape(*a.shape[:2], -1, stride).transpose(2, 0, 3, 1)[::-1],),
+        lambda a: a[::-1].transpose(1, 3, 0, 2).reshape(a.shape[1], a.shape[3], -1),
     )
 
 
 def depthwise_transpose(stride: int) -> Transform:
-    """A depthwise kernel [C, 1, K] and ours by phase, [taps, 1, stride, C]."""
+    """A depthwise kernel [C, 1, K] and ours by phase, [taps, 1, stride, C], the last tap first."""
     return Transform(
-        lambda a: (a.reshape(*a.shape[:2], -1, stride).transpose(2, 1, 3, 0),),
-        lambda a: a.transpose(3, 1, 0, 2).reshape(a.shape[3], 1, -1),
+        lambda a: (a.reshape(*a.shape[:2], -1, stride).transpose(2, 1, 3, 0)[::-1],),
+        lambda a: a[::-1].transpose(3, 1, 0, 2).reshape(a.shape[3], 1, -1),
     )
 
 

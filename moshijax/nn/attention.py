@@ -10,8 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from moshijax.nn.linear import Linear
 from moshijax.nn.rope import rotate
 from moshijax.nn.streaming import pick_rows
+
+
+FEW = 4  # Up to this many queries a CPU does better to take them one by one.
 
 
 class KVCache(NamedTuple):
@@ -52,6 +56,30 @@ def attend(
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
     """Averages the values that the mask admits, weighted by the softmax of the scores."""
+    if q.shape[1] > FEW:
+        return _attend_at_once(q, k, v, mask)
+    return jax.lax.platform_dependent(
+        q, k, v, mask, cpu=_attend_query_by_query, default=_attend_at_once
+    )
+
+
+def _attend_query_by_query(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B N S H"],
+    v: Float[Array, "B N S H"],
+    mask: Bool[Array, "#B T S"],
+) -> Float[Array, "B T N H"]:
+    """Reads the cache in place; a matrix product on a CPU would copy it into another order."""
+    parts = [slice(i, i + 1) for i in range(q.shape[1])]
+    return jnp.concatenate([_attend_at_once(q[:, p], k, v, mask[:, p]) for p in parts], axis=1)
+
+
+def _attend_at_once(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B N S H"],
+    v: Float[Array, "B N S H"],
+    mask: Bool[Array, "#B T S"],
+) -> Float[Array, "B T N H"]:
     scale = q.shape[-1] ** -0.5
     logits = jnp.einsum("btnh,bnsh->bnts", q * scale, k, preferred_element_type=jnp.float32)
     logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
@@ -111,7 +139,7 @@ class SlidingAttention(nnx.Module):
             raise ValueError(f"dim {dim} is no multiple of num_heads {num_heads}")
         # Separate leaves: a fused kernel makes XLA re-lay every gathered weight on a TPU.
         self.q, self.k, self.v, self.out = (
-            nnx.Linear(dim, dim, use_bias=False, rngs=rngs) for _ in range(4)
+            Linear(dim, dim, use_bias=False, rngs=rngs) for _ in range(4)
         )
         self.num_heads = num_heads
         self.context = context
@@ -123,8 +151,9 @@ class SlidingAttention(nnx.Module):
         width = kernel.shape[-1] // self.num_heads
         # Moshi's own code keeps `context` slots, which loses keys for chunks over one frame.
         shape = (batch_size, self.num_heads, self.context - 1 + max_chunk, width)
-        zeros = jnp.zeros(shape, kernel.dtype)
-        return KVCache(zeros, zeros, jnp.zeros(batch_size, jnp.int32))
+        # Two buffers, not one twice: a caller may donate the state.
+        k, v = (jnp.zeros(shape, kernel.dtype) for _ in range(2))
+        return KVCache(k, v, jnp.zeros(batch_size, jnp.int32))
 
     def __call__(
         self, x: Float[Array, "B T D"], state: KVCache | None = None

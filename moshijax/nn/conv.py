@@ -22,6 +22,32 @@ class ConvState(NamedTuple):
     fresh: Bool[Array, "B"]  # True until the row's first chunk.
 
 
+def convolve(
+    x: Float[Array, "B T_in C"],
+    kernel: Float[Array, "P C D"],
+    stride: int = 1,
+    dilation: int = 1,
+) -> Float[Array, "B T_out D"]:
+    """Convolves without padding."""
+    if stride == 1 and x.shape[1] > LONG:
+        return jax.lax.conv_general_dilated(
+            x[:, None],
+            kernel[None],
+            (1, 1),
+            "VALID",
+            rhs_dilation=(1, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )[:, 0]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride,),
+        "VALID",
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+
+
 class CausalConv1d(nnx.Module):
     """A strided, dilated convolution whose output depends only on the past."""
 
@@ -66,41 +92,21 @@ class CausalConv1d(nnx.Module):
             first = jnp.broadcast_to(x[:, :1], tail.shape)
             tail = jnp.where(past.fresh[:, None, None], first, tail)
         x = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
-        y = self._convolve(x)
+        y = convolve(x, self.kernel[...].astype(x.dtype), self.stride, self.dilation)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)[None, None]
         if state is None:
             return y, None
         tail = x[:, x.shape[1] - self.padding :].astype(tail.dtype)
         return y, ConvState(tail, jnp.zeros_like(past.fresh))
 
-    def _convolve(self, x: Float[Array, "B T_in C"]) -> Float[Array, "B T_out D"]:
-        kernel = self.kernel[...].astype(x.dtype)
-        if self.stride == 1 and x.shape[1] > LONG:
-            y = jax.lax.conv_general_dilated(
-                x[:, None],
-                kernel[None],
-                (1, 1),
-                "VALID",
-                rhs_dilation=(1, self.dilation),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )[:, 0]
-        else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride,),
-                "VALID",
-                rhs_dilation=(self.dilation,),
-                dimension_numbers=("NWC", "WIO", "NWC"),
-            )
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)[None, None]
-
 
 class CausalConvTranspose1d(nnx.Module):
     """A transposed convolution, cut so that T inputs give exactly T * stride outputs.
 
-    The kernel is kept by phase: output `t * stride + r` is the sum over taps j of
-    `x[t - j] @ kernel[j, :, r]`, so that one matrix product gives all outputs of an input. A
-    depthwise one scales each channel by itself.
+    The kernel is kept by phase: output `t * stride + r` is the sum over taps j, the oldest first,
+    of `x[t - taps + 1 + j] @ kernel[j, :, r]`. So it is an ordinary convolution with `stride`
+    times as many channels. A depthwise one scales each channel by itself.
     """
 
     def __init__(
@@ -150,17 +156,14 @@ class CausalConvTranspose1d(nnx.Module):
         tail = x[:, x.shape[1] - self.padding :].astype(past.tail.dtype)
         return y, ConvState(tail, jnp.zeros_like(past.fresh))
 
-    def _taps(self, x: Float[Array, "B T_in C"]) -> list[Float[Array, "B T C"]]:
-        length = x.shape[1] - self.padding
-        return [x[:, self.padding - j :][:, :length] for j in range(self.padding + 1)]
-
     def _multiply(self, x: Float[Array, "B T_in C"]) -> Float[Array, "B T R D"]:
         kernel = self.kernel[...].astype(x.dtype)
         taps, channels, stride, out = kernel.shape
-        y = jnp.concatenate(self._taps(x), axis=-1) @ kernel.reshape(taps * channels, stride * out)
+        y = convolve(x, kernel.reshape(taps, channels, stride * out))
         return y.reshape(*y.shape[:2], stride, out)
 
     def _scale(self, x: Float[Array, "B T_in C"]) -> Float[Array, "B T R C"]:
         kernel = self.kernel[...].astype(x.dtype)
-        stacked = jnp.stack(self._taps(x), axis=2)
-        return jnp.einsum("btjc,jrc->btrc", stacked, kernel[:, 0])
+        length = x.shape[1] - self.padding
+        taps = [x[:, j : j + length] for j in range(self.padding + 1)]
+        return jnp.einsum("btjc,jrc->btrc", jnp.stack(taps, axis=2), kernel[:, 0])

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from moshijax.nn.attention import KVCache, SlidingAttention
+from moshijax.nn.linear import Linear
 from moshijax.nn.norms import LayerNorm, RMSNorm
 from moshijax.nn.streaming import State
 
@@ -42,8 +43,8 @@ class Mlp(nnx.Module):
     """Two projections around a GELU."""
 
     def __init__(self, dim: int, mlp_dim: int, *, rngs: nnx.Rngs):
-        self.up = nnx.Linear(dim, mlp_dim, use_bias=False, rngs=rngs)
-        self.down = nnx.Linear(mlp_dim, dim, use_bias=False, rngs=rngs)
+        self.up = Linear(dim, mlp_dim, use_bias=False, rngs=rngs)
+        self.down = Linear(mlp_dim, dim, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Transforms each frame by itself."""
@@ -54,9 +55,9 @@ class GatedMlp(nnx.Module):
     """Two projections around a product with a SiLU gate."""
 
     def __init__(self, dim: int, mlp_dim: int, *, rngs: nnx.Rngs):
-        self.gate = nnx.Linear(dim, mlp_dim, use_bias=False, rngs=rngs)
-        self.up = nnx.Linear(dim, mlp_dim, use_bias=False, rngs=rngs)
-        self.down = nnx.Linear(mlp_dim, dim, use_bias=False, rngs=rngs)
+        self.gate = Linear(dim, mlp_dim, use_bias=False, rngs=rngs)
+        self.up = Linear(dim, mlp_dim, use_bias=False, rngs=rngs)
+        self.down = Linear(mlp_dim, dim, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Transforms each frame by itself."""

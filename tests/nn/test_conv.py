@@ -98,7 +98,7 @@ def test_first_input_is_repeated_before_a_stream():
 def test_transposed_convolution_adds_overlapping_kernels():
     module = transposed()
     x, _ = whole(module)
-    kernel = np.asarray(module.kernel[...]).transpose(1, 0, 2, 3).reshape(6, 6, 4)
+    kernel = np.asarray(module.kernel[...])[::-1].transpose(1, 0, 2, 3).reshape(6, 6, 4)
     want = np.zeros((2, 3 * UNITS + 3, 4))
     for t in range(UNITS):
         want[:, 3 * t : 3 * t + 6] += np.einsum("bc,ckd->bkd", x[:, t], kernel)

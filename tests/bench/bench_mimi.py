@@ -1,0 +1,187 @@
+"""Mimi's speed against PyTorch's Moshi and Rust's, interleaved; prints JSON lines.
+
+    python -m tests.bench.bench_mimi [--threads 1] [--seconds 10 60] [--batch 1 16] [--only jax,...]
+
+Wall and CPU milliseconds for each 80 ms frame of audio, one line for each implementation and
+task: the median, and the ratio of each peer's median to ours. CPU time counts when others use the
+machine. Peak memory is measured by running one implementation at a time with `--only`.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+
+CODEBOOKS = 8
+FRAME = 1920
+
+
+def set_threads(threads: int) -> None:
+    """Must come before any library makes its pool."""
+    os.environ["NO_TORCH_COMPILE"] = "1"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    # XLA sizes its pool by the cores it may use.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def waveform(batch: int, frames: int):
+    import numpy as np
+
+    noise = np.random.default_rng(0).standard_normal((batch, frames * FRAME, 1))
+    return (0.3 * noise).astype(np.float32)
+
+
+def jax_tasks(path, args):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from moshijax.codec.chunks import decode_in_chunks, encode_in_chunks, make_step
+    from moshijax.codec.config import PRESETS
+    from moshijax.convert.mimi import load_mimi
+
+    mimi = load_mimi(path, PRESETS["mimi"], inference=True)
+    for batch in args.batch:
+        chunk = jnp.asarray(waveform(batch, 1))
+        codes, _ = jax.jit(lambda m, x: m.encode(x, num_codebooks=CODEBOOKS))(mimi, chunk)
+        steps = {
+            "encode": (lambda m, x, s: m.encode(x, s, num_codebooks=CODEBOOKS), mimi.encoder),
+            "decode": (lambda m, x, s: m.decode(x, s), mimi.decoder),
+        }
+        for name, (function, half) in steps.items():
+            step, state = make_step(function, mimi), [half.init_state(batch)]
+            x = chunk if name == "encode" else codes
+
+            def run(step=step, state=state, x=x):
+                y, state[0] = step(x, state[0])
+                jax.block_until_ready(y)
+
+            yield f"stream {name}", batch, 1, run
+        encode = jax.jit(functools.partial(encode_in_chunks, num_codebooks=CODEBOOKS))
+        decode = jax.jit(decode_in_chunks)
+        for seconds in args.seconds if batch == 1 else args.seconds[:1]:
+            frames = int(seconds * 12.5)
+            audio = jnp.asarray(waveform(batch, frames))
+            codes = jnp.asarray(np.random.default_rng(1).integers(0, 2048, (batch, 8, frames)))
+            codes = codes.astype(jnp.int32)
+            yield (
+                f"offline encode {seconds} s",
+                batch,
+                frames,
+                lambda a=audio: encode(mimi, a).block_until_ready(),
+            )
+            yield (
+                f"offline decode {seconds} s",
+                batch,
+                frames,
+                lambda c=codes: decode(mimi, c).block_until_ready(),
+            )
+
+
+def torch_tasks(path, args):
+    import numpy as np
+    import torch
+    from moshi.models import loaders
+
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    model = loaders.get_mimi(path, num_codebooks=CODEBOOKS)
+    for batch in args.batch:
+        live = loaders.get_mimi(path, num_codebooks=CODEBOOKS)
+        live.streaming_forever(batch)
+        chunk = torch.from_numpy(waveform(batch, 1)).mT.contiguous()
+        codes = live.encode(chunk)
+        yield "stream encode", batch, 1, lambda m=live, x=chunk: m.encode(x)
+        yield "stream decode", batch, 1, lambda m=live, c=codes: m.decode(c)
+        for seconds in args.seconds if batch == 1 else args.seconds[:1]:
+            frames = int(seconds * 12.5)
+            audio = torch.from_numpy(waveform(batch, frames)).mT.contiguous()
+            codes = torch.from_numpy(np.random.default_rng(1).integers(0, 2048, (batch, 8, frames)))
+            yield f"offline encode {seconds} s", batch, frames, lambda a=audio: model.encode(a)
+            yield f"offline decode {seconds} s", batch, frames, lambda c=codes: model.decode(c)
+
+
+def rust_tasks(path, args):
+    import numpy as np
+    import rustymimi
+
+    live = rustymimi.Tokenizer(str(path), num_codebooks=CODEBOOKS)
+    chunk = np.ascontiguousarray(waveform(1, 1).transpose(0, 2, 1))
+    codes = live.encode_step(chunk)
+    yield "stream encode", 1, 1, lambda: live.encode_step(chunk)
+    yield "stream decode", 1, 1, lambda: live.decode_step(codes)
+    whole = rustymimi.Tokenizer(str(path), num_codebooks=CODEBOOKS)
+    for seconds in args.seconds:
+        frames = int(seconds * 12.5)
+        audio = np.ascontiguousarray(waveform(1, frames).transpose(0, 2, 1))
+        codes = np.random.default_rng(1).integers(0, 2048, (1, 8, frames)).astype(np.uint32)
+        yield f"offline encode {seconds} s", 1, frames, lambda a=audio: whole.encode(a)
+        yield f"offline decode {seconds} s", 1, frames, lambda c=codes: whole.decode(c)
+
+
+PEERS = {"jax": jax_tasks, "torch": torch_tasks, "rust": rust_tasks}
+
+
+def measure(tasks, repeats):
+    """Milliseconds for each frame of each task, turn by turn so that noise hits all alike."""
+    times = {key: [] for key in tasks}
+    for key, (frames, run) in tasks.items():
+        run()
+        if frames == 1:
+            run()
+    for turn in range(repeats):
+        for key, (frames, run) in tasks.items():
+            if frames > 1 and turn >= max(2, repeats // 10):
+                continue
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            times[key].append((1e3 * wall / frames, 1e3 * cpu / frames))
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=int, nargs="+", default=[10, 60])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--only", default="jax,torch,rust")
+    args = parser.parse_args()
+    set_threads(args.threads)
+    path = pathlib.Path(tempfile.gettempdir()) / "bench_mimi.safetensors"
+    if not path.exists():
+        from moshijax.codec.config import PRESETS
+        from moshijax.convert.mimi import save_mimi
+        from moshijax.convert.random import random_mimi
+
+        save_mimi(random_mimi(PRESETS["mimi"]), path)
+    tasks = {}
+    for peer in args.only.split(","):
+        for name, batch, frames, run in PEERS[peer](path, args):
+            tasks[name, batch, peer] = frames, run
+    times = measure(tasks, args.repeats)
+    for (name, batch, peer), samples in times.items():
+        wall, cpu = (statistics.median(column) for column in zip(*samples, strict=True))
+        line = {"task": name, "batch": batch, "threads": args.threads, "peer": peer}
+        line |= {"wall_ms_per_frame": round(wall, 2), "cpu_ms_per_frame": round(cpu, 2)}
+        line["real_time_factor"] = round(80 * batch / wall, 2)
+        if peer != "jax" and (name, batch, "jax") in times:
+            ours = statistics.median(sample[1] for sample in times[name, batch, "jax"])
+            line["cpu_ratio_to_jax"] = round(cpu / ours, 2)
+        print(json.dumps(line), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"peers": args.only, "peak_rss_mb": round(peak)}), file=sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
