@@ -53,6 +53,7 @@ $(VENV)/.dev: $(VENV)/.installed
 $(VENV)/.parity: $(VENV)/.dev
 	$(PIP) install --quiet --constraint constraints.txt torch==2.13.0
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[parity]'
+	$(PIP) install --quiet --no-deps moshi==0.2.13  # Its pins of torch and numpy are not needed.
 	touch $@
 
 clean:

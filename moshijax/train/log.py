@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import tensorboardX
 import tqdm
+from tensorboard.summary import Writer
 
 from moshijax.train.workdir import write_text
 
@@ -55,7 +55,7 @@ class Log:
         self._unit = unit
         self._seconds = 0.0
         self._bar: tqdm.tqdm | None = None
-        self._board: tensorboardX.SummaryWriter | None = None
+        self._board: Writer | None = None
 
     def __enter__(self) -> "Log":
         return self
@@ -74,7 +74,7 @@ class Log:
         self._seconds = max((r["seconds"] for r in rows if "seconds" in r), default=0.0)
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self.__exit__()
-        self._board = tensorboardX.SummaryWriter(str(self._workdir), purge_step=step + 1)
+        self._board = Writer(str(self._workdir))
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
                 total=self._num_steps, initial=step, desc=self._workdir.name, unit="step",
