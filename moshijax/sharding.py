@@ -22,10 +22,16 @@ BATCH = P(("data", "fsdp"))
 
 # Regex over the end of a parameter's name -> spec of its last axes; earlier axes are whole.
 RULES: tuple[tuple[str, P], ...] = (
-    # ResNets: convolution kernels [height, width, in, out] and heads [in, out].
-    (r"(conv\w*|head|proj)/kernel", P("tensor", "fsdp")),
-    (r"(gn\w*|norm\w*)/(scale|bias)", P(None)),
-    (r"head/bias", P(None)),
+    # Convolutions [..., in, out], heads and codebook projections [in, out].
+    (r"(conv\w*|head|project_in|project_out)/kernel", P("tensor", "fsdp")),
+    (r"(first|last|downs/\d+|ups/\d+|downsample|upsample)/kernel", P(None, "fsdp")),
+    # Transformers: into the heads and the MLP by columns, out of them by rows.
+    (r"(q|k|v|gate|up)/kernel", P("fsdp", "tensor")),
+    (r"(out|down)/kernel", P("tensor", "fsdp")),
+    # What is small stays whole.
+    (r"(gn\d|\w*norm\w*|\w+_scale)/(scale|bias)", P(None)),
+    (r"(conv|head|out|first|last|downs/\d+|ups/\d+)/bias", P(None)),
+    (r"codebooks/\d+/(embedding_sum|usage|initialized)", P(None)),
 )
 
 

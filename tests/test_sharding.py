@@ -2,9 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from distill.vision.resnet import PRESETS, ResNet
 from moshijax import sharding
+from moshijax.codec.config import PRESETS as MIMI
+from moshijax.codec.mimi import Mimi
 from moshijax.nn.paths import named_leaves
 
 
@@ -53,16 +57,22 @@ def test_batch_arrives_whole_and_split_over_devices():
 
 
 def test_every_parameter_of_every_preset_has_one_rule():
-    from flax import nnx
-
-    from distill.vision.resnet import PRESETS, ResNet
-
     mesh = sharding.make_mesh(dict(data=2, fsdp=4))
     for config in PRESETS.values():
         shapes = jax.eval_shape(lambda c=config: ResNet(c, rngs=nnx.Rngs(0)))
         specs = named_leaves(sharding.shard_like(shapes, mesh))
         kernels = [s.spec for n, s in specs.items() if "conv" in n]
         assert all(spec[-1] == "fsdp" for spec in kernels)
+
+
+def test_every_parameter_of_mimi_has_one_rule():
+    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    for config in MIMI.values():
+        shapes = jax.eval_shape(lambda c=config: Mimi(c, rngs=nnx.Rngs(0)))
+        specs = {n: s.spec for n, s in named_leaves(sharding.shard_like(shapes, mesh)).items()}
+        attention = "encoder/transformer/layers/attention"
+        assert specs[f"{attention}/q/kernel"] == P(None, "fsdp", "tensor")
+        assert specs[f"{attention}/out/kernel"] == P(None, "tensor", "fsdp")
 
 
 def test_placed_arrays_keep_their_values():
