@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 
 from distill.vision import images
@@ -105,4 +106,8 @@ class Reader:
                 "repair it or set on_corrupt to skip."
             ) from error
         with self._lock:
+            if index not in self.corrupt:
+                logging.warning(
+                    "Row %d of %s is corrupt (%s): skipped.", index, self.source.name, error
+                )
             self.corrupt.add(index)
