@@ -1,0 +1,1 @@
+"""Files of audio and of codes to arrays, and back."""

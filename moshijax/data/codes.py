@@ -1,0 +1,95 @@
+"""Files of codes: an npz of `codes` [K, T] and the `sample_rate` of the audio they stand for."""
+
+import math
+import os
+import pathlib
+import zipfile
+import zlib
+from typing import IO
+
+import numpy as np
+from jaxtyping import Int
+
+from moshijax.files import replacing
+
+
+def write_codes(
+    path: str | os.PathLike[str], codes: Int[np.ndarray, "K T"], sample_rate: int
+) -> None:
+    """Writes codes."""
+    with replacing(path) as file:
+        np.savez(file, codes=codes, sample_rate=np.int32(sample_rate))
+
+
+def read_codes(
+    path: str | os.PathLike[str], *, sample_rate: int, num_codebooks: int, codebook_size: int
+) -> Int[np.ndarray, "K T"]:
+    """Reads codes; raises unless they suit a model of these sizes."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file of codes; check the path")
+    fields = _read_fields(path, ("codes", "sample_rate"))
+    codes, rate = fields["codes"], fields["sample_rate"]
+    if rate.shape or rate.dtype.kind not in "iu" or int(rate) != sample_rate:
+        raise ValueError(
+            f"{path} has the sample_rate {_brief(rate)}, but the model's is {sample_rate}; decode "
+            "with the model that made the codes"
+        )
+    if codes.ndim != 2 or codes.dtype.kind not in "iu" or not codes.size:
+        raise ValueError(
+            f"{path} has codes of shape {list(codes.shape)} and dtype {codes.dtype}; they must be "
+            "integers [codebooks, frames] with at least one of each"
+        )
+    if codes.shape[0] > num_codebooks:
+        raise ValueError(
+            f"{path} has codes of {codes.shape[0]} codebooks, but the model has {num_codebooks}; "
+            "decode with the model that made the codes, or keep the first rows"
+        )
+    low, high = codes.min(), codes.max()
+    if low < 0 or high >= codebook_size:
+        raise ValueError(
+            f"{path} has codes from {low} to {high}; the model's go from 0 to {codebook_size - 1}, "
+            "so decode with the model that made the codes"
+        )
+    return codes.astype(np.int32)
+
+
+def _read_fields(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            missing = [name for name in names if f"{name}.npy" not in archive.namelist()]
+            fields = {} if missing else {name: _read_array(archive, name) for name in names}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"{path} is no file of codes, or damaged ({why}); encode the audio anew"
+        ) from error
+    if missing:
+        raise ValueError(f"{path} has no field {missing[0]!r}; write it with the encode command")
+    return fields
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        shape, dtype = _read_header(file)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects instead of numbers")
+    size = archive.getinfo(f"{name}.npy").file_size
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"{name} of shape {list(shape)} does not fit in its {size} bytes")
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Reads what an array claims to be, so that memory is taken only for what is there."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    return shape, dtype
+
+
+def _brief(array: np.ndarray) -> str:
+    return str(array) if array.ndim == 0 else f"of shape {list(array.shape)}"
