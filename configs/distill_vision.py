@@ -103,7 +103,7 @@ def _published(chosen: ConfigDict) -> ConfigDict:
 
 def _quickstart(chosen: ConfigDict) -> ConfigDict:
     teaching = chosen.arm == "teacher"
-    config = ConfigDict(common.loop_settings(1200 if teaching else 3000, batch_size=128))
+    config = ConfigDict(common.loop_settings(1200 if teaching else 2400, batch_size=128))
     config.log_every, config.eval_every, config.checkpoint_every = 50, 300, 300
     config.final_sets = ("test",)
     train = "train[:12000]" if teaching else "train[12000:13000]"

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from configs import distill_vision
 from distill import report
@@ -134,6 +134,7 @@ def processor() -> str:
 
 def main(_: Sequence[str]) -> None:
     """Trains what is not trained yet, writes the report, prints the table."""
+    logging.set_verbosity(logging.WARNING)
     start = time.perf_counter()
     workdir = pathlib.Path(WORKDIR.value)
     try:
