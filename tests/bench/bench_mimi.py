@@ -29,8 +29,14 @@ def set_threads(threads: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
-    # XLA sizes its pool by the cores it may use.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    # XLA sizes its pool by the cores it may use; Rust's waiting threads then want them all.
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:threads])
+    import jax
+
+    jax.numpy.ones((256, 256)).sum().block_until_ready()
+    for task in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(task), cores)
 
 
 def waveform(batch: int, frames: int):
@@ -50,6 +56,8 @@ def jax_tasks(path, args):
     from moshijax.convert.mimi import load_mimi
 
     mimi = load_mimi(path, PRESETS["mimi"], inference=True)
+    encode = jax.jit(functools.partial(encode_in_chunks, num_codebooks=CODEBOOKS))
+    decode = jax.jit(decode_in_chunks)
     for batch in args.batch:
         chunk = jnp.asarray(waveform(batch, 1))
         codes, _ = jax.jit(lambda m, x: m.encode(x, num_codebooks=CODEBOOKS))(mimi, chunk)
@@ -66,8 +74,6 @@ def jax_tasks(path, args):
                 jax.block_until_ready(y)
 
             yield f"stream {name}", batch, 1, run
-        encode = jax.jit(functools.partial(encode_in_chunks, num_codebooks=CODEBOOKS))
-        decode = jax.jit(decode_in_chunks)
         for seconds in args.seconds if batch == 1 else args.seconds[:1]:
             frames = int(seconds * 12.5)
             audio = jnp.asarray(waveform(batch, frames))
@@ -117,8 +123,8 @@ def rust_tasks(path, args):
     live = rustymimi.Tokenizer(str(path), num_codebooks=CODEBOOKS)
     chunk = np.ascontiguousarray(waveform(1, 1).transpose(0, 2, 1))
     codes = live.encode_step(chunk)
-    yield "stream encode", 1, 1, lambda: live.encode_step(chunk)
-    yield "stream decode", 1, 1, lambda: live.decode_step(codes)
+    yield "stream encode", 1, 1, lambda x=chunk: live.encode_step(x)
+    yield "stream decode", 1, 1, lambda c=codes: live.decode_step(c)
     whole = rustymimi.Tokenizer(str(path), num_codebooks=CODEBOOKS)
     for seconds in args.seconds:
         frames = int(seconds * 12.5)
@@ -134,9 +140,8 @@ PEERS = {"jax": jax_tasks, "torch": torch_tasks, "rust": rust_tasks}
 def measure(tasks, repeats):
     """Milliseconds for each frame of each task, turn by turn so that noise hits all alike."""
     times = {key: [] for key in tasks}
-    for key, (frames, run) in tasks.items():
-        run()
-        if frames == 1:
+    for frames, run in tasks.values():
+        for _ in range(3 if frames == 1 else 1):
             run()
     for turn in range(repeats):
         for key, (frames, run) in tasks.items():
