@@ -5,7 +5,6 @@ import os
 import pathlib
 import zipfile
 import zlib
-from typing import IO
 
 import numpy as np
 from jaxtyping import Int
@@ -71,7 +70,12 @@ def _read_fields(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.nda
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as file:
-        shape, dtype = _read_header(file)
+        # What it claims to be comes first, so that memory is taken only for what is there.
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_2_0
+        if version == (1, 0):
+            read = np.lib.format.read_array_header_1_0
+        shape, _, dtype = read(file)
     if dtype.hasobject:
         raise ValueError(f"{name} holds Python objects instead of numbers")
     size = archive.getinfo(f"{name}.npy").file_size
@@ -79,16 +83,6 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         raise ValueError(f"{name} of shape {list(shape)} does not fit in its {size} bytes")
     with archive.open(f"{name}.npy") as file:
         return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Reads what an array claims to be, so that memory is taken only for what is there."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    return shape, dtype
 
 
 def _brief(array: np.ndarray) -> str:
