@@ -23,8 +23,8 @@ from moshijax.codec.config import PRESETS, MimiConfig
 from moshijax.codec.mimi import Mimi, for_inference
 from moshijax.convert.mimi import load_mimi
 from moshijax.convert.random import random_mimi
-from moshijax.data.audio import check_folder, check_output, duration, read_blocks, writing
-from moshijax.data.codes import read_codes, write_codes
+from moshijax.data import codes as codes_files
+from moshijax.data.audio import check_output, duration, read_blocks, writing
 
 
 PUBLISHED = "hf://kyutai/moshiko-pytorch-bf16/tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -35,20 +35,20 @@ def encode(args: argparse.Namespace) -> str:
     """Writes the codes of an audio file."""
     config, books = PRESETS[args.preset], count_codebooks(args)
     seconds = duration(args.input)
-    check_folder(args.output)
+    codes_files.check_output(args.output)
     mimi = load(args.mimi, config, books)
     feed = encoder(mimi, books, args.chunk)
     blocks = read_blocks(args.input, config.sample_rate, args.chunk * config.frame_size)
     codes = [feed(block) for block in progress(blocks, seconds, config.sample_rate)]
     whole = np.concatenate(codes, axis=1)
-    write_codes(args.output, whole, config.sample_rate)
+    codes_files.write_codes(args.output, whole, config.sample_rate)
     return f"{args.output}: {whole.shape[0]} codebooks, {whole.shape[1]} frames"
 
 
 def decode(args: argparse.Namespace) -> str:
     """Writes the audio of a file of codes."""
     config = PRESETS[args.preset]
-    codes = read_codes(
+    codes = codes_files.read_codes(
         args.input,
         sample_rate=config.sample_rate,
         num_codebooks=config.num_codebooks,

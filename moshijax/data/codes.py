@@ -9,13 +9,23 @@ import zlib
 import numpy as np
 from jaxtyping import Int
 
+from moshijax.data.audio import check_folder
 from moshijax.files import replacing
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raises if codes cannot be written under this name."""
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"{path} is to hold codes, so its name must end in .npz; name it so")
+    check_folder(path)
 
 
 def write_codes(
     path: str | os.PathLike[str], codes: Int[np.ndarray, "K T"], sample_rate: int
 ) -> None:
-    """Writes codes."""
+    """Writes codes, whole or not at all."""
+    check_output(path)
     with replacing(path) as file:
         np.savez(file, codes=codes, sample_rate=np.int32(sample_rate))
 
