@@ -25,7 +25,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 
 bench: $(VENV)/.parity
-	for file in tests/bench/bench_*.py; do $(RUN) $$file || exit 1; done
+	for file in tests/bench/bench_*.py; do $(RUN) -m tests.bench.$$(basename $$file .py) || exit 1; done
 
 # Pinned versions for every supported Python; no address of any index is written.
 constraints: $(VENV)/.dev
