@@ -1,4 +1,3 @@
-import json
 import os
 import pathlib
 import signal
@@ -9,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from moshijax.train.log import read_metrics
 from moshijax.train.workdir import load_leaves
 
 
@@ -65,8 +65,7 @@ def test_quickstart_writes_its_report_and_goes_on_where_it_stopped(tmp_path):
     assert "Function matching" in result.stdout
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png") >= 4
-    rows = [json.loads(line) for line in (tmp_path / "fixed" / "metrics.jsonl").open()]
-    assert rows[-1]["step"] == 20
+    assert read_metrics(tmp_path / "fixed" / "metrics.jsonl")[-1]["step"] == 20
     again = call(*command)
     assert again.stderr.count("this run is done already") == 5
     assert again.stdout.splitlines()[:7] == result.stdout.splitlines()[:7]
