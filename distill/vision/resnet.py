@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from distill.vision.conv import conv2d
+from distill.vision.conv import conv2d, max_pool
 from distill.vision.norms import group_norm, standardize
 
 
@@ -137,9 +137,7 @@ class RootBlock(nnx.Module):
         x = self.conv_root(x)
         if self.pool_fill is None:
             return x
-        fill = jnp.array(self.pool_fill, x.dtype)
-        x = jax.lax.pad(x, fill, ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)))
-        return nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+        return max_pool(x, self.pool_fill)
 
 
 class Unit(nnx.Module):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill.vision.conv import conv2d
+from distill.vision.conv import conv2d, max_pool
 
 
 def stock(x, kernel, stride):
@@ -45,3 +45,25 @@ def test_a_vmapped_convolution_is_a_stack_of_convolutions():
     kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 4))
     together = jax.jit(jax.vmap(lambda x, k: conv2d(x, k, 2)))(x, kernels)
     np.testing.assert_allclose(together[1], conv2d(x[1], kernels[1], 2), atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 7), (5, 4), (1, 2)])
+def test_max_pool_is_the_reduction_over_windows(height, width):
+    def stock(x):
+        pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return jax.lax.reduce_window(
+            x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding=pads
+        )
+
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 3))
+    y, vjp = jax.vjp(lambda x: max_pool(x, -jnp.inf), x)
+    expected, stock_vjp = jax.vjp(stock, x)
+    np.testing.assert_array_equal(y, expected)
+    dy = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+    np.testing.assert_allclose(vjp(dy)[0], stock_vjp(dy)[0], atol=1e-6)
+
+
+def test_what_surrounds_the_pool_counts():
+    x = -jnp.ones((1, 4, 4, 1))
+    assert np.all(max_pool(x, -jnp.inf) == -1)
+    assert np.array_equal(max_pool(x, 0.0)[0, :, :, 0], [[0, 0], [0, -1]])
