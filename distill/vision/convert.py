@@ -6,7 +6,6 @@ inside its job checkpoints under `params/` or, in old ones, `opt/target/`.
 """
 
 import os
-import pathlib
 import re
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from distill.vision.resnet import ResNet
+from moshijax.files import replacing
 from moshijax.nn.paths import named_leaves, with_leaves
 
 
@@ -94,20 +94,12 @@ def save_npz(path: Path, model: ResNet, layout: str) -> None:
     """Writes the model's weights beside `path`, then renames: no half a file is ever seen."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}; choose one of {LAYOUTS}")
-    target = pathlib.Path(path)
     arrays: dict[str, Any] = {}
     for name, leaf in sorted(named_leaves(model).items()):
         shape = _file_shape(name, leaf.shape, layout)
         arrays[_file_name(name, layout)] = np.asarray(leaf).reshape(shape)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
