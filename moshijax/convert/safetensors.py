@@ -35,6 +35,8 @@ DTYPES: dict[str, np.dtype] = {
 }
 MAX_HEADER = 100_000_000  # bytes; the limit of the format
 MAX_RANK = 32
+MAX_BYTES = 2**63 - 1  # of an array in NumPy, which counts them without its sizes of zero too
+REMEDY = "it is damaged, so fetch it anew"
 
 
 class Entry(NamedTuple):
@@ -94,15 +96,14 @@ def _read_header(path: pathlib.Path, data: mmap.mmap) -> tuple[dict[str, Entry],
         header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} has a header that is no JSON ({error}): it is no safetensors file, or damaged"
+            f"{path} has a header that is no JSON ({error}): it is no safetensors file, or damaged, "
+            "so fetch it anew"
         ) from error
     if not isinstance(header, dict):
-        raise ValueError(f"{path} has a header that is no JSON object: it is damaged")
+        raise ValueError(f"{path} has a header that is no JSON object: {REMEDY}")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError(
-            f"{path} has a field __metadata__ that is no table of texts: it is damaged"
-        )
+        raise ValueError(f"{path} has a field __metadata__ that is no table of texts: {REMEDY}")
     start = 8 + length
     entries = {name: _read_entry(path, name, field, start) for name, field in header.items()}
     _check_ranges(path, entries, start, len(data))
@@ -117,22 +118,30 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_entry(path: pathlib.Path, name: str, field: Any, start: int) -> Entry:
-    where = f"{path}, tensor {name!r}"
+    where = f"{path}, tensor {_brief(name)}"
     if not isinstance(field, dict) or field.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(
-            f"{where} must have the fields dtype, shape and data_offsets, not {field!r}"
+            f"{where} must have the fields dtype, shape and data_offsets, not {_brief(field)}: {REMEDY}"
         )
     kind, shape, offsets = field["dtype"], field["shape"], field["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
-        raise ValueError(f"{where} has the dtype {kind!r}; known are {', '.join(DTYPES)}")
-    if not _naturals(shape) or len(shape) > MAX_RANK:
-        raise ValueError(f"{where} has the shape {shape!r}, which is no list of sizes")
+        raise ValueError(
+            f"{where} has the dtype {_brief(kind)}; convert it to one of {', '.join(DTYPES)}"
+        )
+    if not _naturals(shape) or not _addressable(shape, DTYPES[kind]):
+        raise ValueError(
+            f"{where} has the shape {_brief(shape)}, which is no list of sizes: {REMEDY}"
+        )
     if not _naturals(offsets) or len(offsets) != 2:
-        raise ValueError(f"{where} has the data_offsets {offsets!r}, which are no two numbers")
+        raise ValueError(
+            f"{where} has the data_offsets {_brief(offsets)}, which are no two numbers: {REMEDY}"
+        )
     first, last = offsets
     size = math.prod(shape) * DTYPES[kind].itemsize
     if last - first != size:
-        raise ValueError(f"{where} is {kind} {shape}, so {size} bytes, but spans {last - first}")
+        raise ValueError(
+            f"{where} is {kind} {shape}, so {size} bytes, but spans {last - first}: {REMEDY}"
+        )
     return Entry(DTYPES[kind], tuple(shape), start + first, start + last)
 
 
@@ -140,22 +149,32 @@ def _naturals(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
+def _addressable(shape: list[int], dtype: np.dtype) -> bool:
+    counted = math.prod(size for size in shape if size)
+    return len(shape) <= MAX_RANK and counted * dtype.itemsize <= MAX_BYTES
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _check_ranges(path: pathlib.Path, entries: dict[str, Entry], start: int, size: int) -> None:
     """The tensors must cover the rest of the file without a gap or an overlap."""
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.stop > size:
             raise ValueError(
-                f"{path} is cut short: tensor {name!r} ends at byte {entry.stop}, the file at "
+                f"{path} is cut short: tensor {_brief(name)} ends at byte {entry.stop}, the file at "
                 f"{size}; fetch it anew"
             )
         if entry.start != start:
             raise ValueError(
-                f"{path}, tensor {name!r} begins at byte {entry.start} instead of {start}: "
-                "the file is damaged"
+                f"{path}, tensor {_brief(name)} begins at byte {entry.start} instead of {start}: "
+                f"{REMEDY}"
             )
         start = entry.stop
     if start != size:
-        raise ValueError(f"{path} has {size - start} bytes after its last tensor: it is damaged")
+        raise ValueError(f"{path} has {size - start} bytes after its last tensor: {REMEDY}")
 
 
 class Lazy(NamedTuple):

@@ -1,12 +1,14 @@
 import dataclasses
 import functools
+import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 
 from moshijax.codec.config import PRESETS
 from moshijax.codec.mimi import for_inference
-from moshijax.convert.mimi import load_mimi, save_mimi
+from moshijax.convert.mimi import abstract_mimi, load_mimi, save_mimi
 from moshijax.convert.names import LAYOUTS
 from moshijax.convert.random import random_mimi
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
@@ -61,6 +63,38 @@ def test_saving_what_was_loaded_gives_the_same_bytes(tmp_path):
 def test_loading_for_inference_is_loading_and_arranging(tmp_path):
     loaded = load_mimi(save(tmp_path), TINY, inference=True)
     assert_equal_models(for_inference(mimi()), loaded, rtol=1e-6)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_loading_takes_one_tensor_of_extra_memory(inference, tmp_path, monkeypatch):
+    transformer = dataclasses.replace(PRESETS["small"].transformer, num_layers=1)
+    config = dataclasses.replace(
+        PRESETS["small"], num_filters=32, num_codebooks=2, transformer=transformer
+    )
+    shapes = abstract_mimi(config)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    path = save(tmp_path, model=zeros)
+    read, held = Safetensors.__getitem__, []
+
+    def watched(file, name):
+        held.append(live_bytes() - before)
+        return read(file, name)
+
+    monkeypatch.setattr(Safetensors, "__getitem__", watched)
+    before = live_bytes()
+    tracemalloc.start()
+    mimi = load_mimi(path, config, inference=inference)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    sizes = [leaf.nbytes for leaf in jax.tree.leaves(mimi)]
+    assert sum(sizes) > 3 * max(sizes)
+    # NumPy's share is the one tensor on its way, JAX's what is loaded and a codebook in the making.
+    assert peak < 1.7 * max(sizes)  # the rest is Python's own objects
+    assert max(held) <= sum(sizes) + 4 * config.codebook_size * config.codebook_dim
+
+
+def live_bytes():
+    return sum(array.nbytes for array in jax.live_arrays())
 
 
 def test_half_precision_is_widened(tmp_path):
