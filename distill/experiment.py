@@ -4,14 +4,17 @@ import functools
 import pathlib
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from distill import targets, teachers, views
 from distill.task import LABELS, DistillTask
-from distill.vision.data import EvalBatches, TrainBatches
+from distill.vision.data import EvalBatches, TrainBatches, view_keys
 from distill.vision.sources import Source, load
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
+from moshijax.train.plan import Plan
 
 
 def model_views(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,15 +127,55 @@ def build(
     source = load(config.data.name, config.data.train, config.data.data_dir) if train else None
     if source and config.loss.distance == LABELS:
         _check_classes(config, {"student": known["student"]}, source)
-    task = DistillTask(
+    eval_keys = next(iter(sets.values())).keys
+    labelled = source is not None and source.num_classes == known["student"]
+    task = _make_task(config, frozen, eval_keys, labelled)
+    return task, source and _train_data(config, task, source, workdir), sets
+
+
+def _make_task(
+    config: ConfigDict, frozen: dict[str, Any], eval_keys: dict[str, str], labelled: bool
+) -> DistillTask:
+    student, taught = model_views(config)
+    return DistillTask(
         config,
         make=functools.partial(teachers.make_model, config.student),
         teachers=frozen,
-        keys=train_batches(config, source, student | taught).keys if source else {},
-        eval_keys=next(iter(sets.values())).keys,
-        labelled=source is not None and source.num_classes == known["student"],
+        keys=view_keys(views.design_of(config.view), student | taught),
+        eval_keys=eval_keys,
+        labelled=labelled,
     )
-    return task, source and _train_data(config, task, source, workdir), sets
+
+
+def plan(config: ConfigDict) -> Plan:
+    """The task with its teachers' shapes, and the shapes of its training batches."""
+    student, taught = model_views(config)
+    specs = {name: teachers.model_config(spec) for name, spec in config.teachers.items()}
+    frozen = {
+        name: jax.eval_shape(functools.partial(teachers.make_model, spec), jax.random.key(0))
+        for name, spec in config.teachers.items()
+    }
+    design, size = views.design_of(config.view), config.batch_size
+    matching = config.loss.distance != LABELS
+    live = matching and not design.fixed and config.cache.folder is None
+    models = student | taught if live else student
+    channels = config.data.channels or teachers.model_config(config.student).in_channels
+    resolutions = {k: models[n][1] for n, k in view_keys(design, models).items()}
+    batch: dict[str, Any] = {
+        "images": {
+            key: jax.ShapeDtypeStruct((size, side, side, channels), np.uint8)
+            for key, side in resolutions.items()
+        },
+        "index": jax.ShapeDtypeStruct((size,), np.int32),
+        "label": jax.ShapeDtypeStruct((size,), np.int32),
+        "mix": jax.ShapeDtypeStruct((), np.float32),
+    }
+    if matching and not live:
+        batch["teacher_logits"] = {
+            name: jax.ShapeDtypeStruct((size, spec.num_classes), np.float32)
+            for name, spec in specs.items()
+        }
+    return Plan(_make_task(config, frozen, {}, labelled=True), batch, {"images": size})
 
 
 def run(config: ConfigDict, workdir: str) -> Any:

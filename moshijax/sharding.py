@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -66,7 +67,9 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | N
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(f"mesh: {sizes} does not make {len(devices)} devices: change the sizes.")
     shape_ = tuple(sizes[a] for a in AXES)
-    return jax.make_mesh(shape_, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    # A side of a pod may serve two axes: jax.make_mesh allows it on one generation only.
+    grid = mesh_utils.create_device_mesh(shape_, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
@@ -87,9 +90,19 @@ def shard_like(tree: Any, mesh: Mesh) -> Any:
     return with_leaves(tree, {name: NamedSharding(mesh, spec) for name, spec in specs.items()})
 
 
+def shaped(tree: Any, shardings: Any) -> Any:
+    """The shapes of arrays, each told where it would be."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
 def place(tree: Any, mesh: Mesh) -> Any:
-    """Puts every leaf where the table says."""
-    return jax.device_put(tree, shard_like(tree, mesh))
+    """Puts every leaf where the table says; shapes are only told so."""
+    shardings = shard_like(tree, mesh)
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)):
+        return shaped(tree, shardings)
+    return jax.device_put(tree, shardings)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -111,6 +124,14 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     indices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
     slices = {index[0].indices(batch_size) for index in indices.values() if index}
     return np.array(sorted({row for bounds in slices for row in range(*bounds)}))
+
+
+def batch_shapes(batch: Any, mesh: Mesh) -> Any:
+    """The shapes of a global batch as `to_mesh` places it."""
+    return shaped(
+        batch,
+        jax.tree.map(lambda x: NamedSharding(mesh, BATCH if x.shape else P()), batch),
+    )
 
 
 def to_mesh(batch: Any, batch_size: int, mesh: Mesh) -> Any:

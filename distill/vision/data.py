@@ -19,6 +19,17 @@ Targets = dict[str, tuple[views.View, str, int]]  # view key -> boxes, method, r
 Batch = dict[str, Any]
 
 
+def view_keys(design: views.Design, models: Models) -> dict[str, str]:
+    """Which array of a training batch's images each model sees."""
+    for role, _ in models.values():
+        if role not in ("student", "teacher"):
+            raise ValueError(f"The role of a model is student or teacher, not {role!r}.")
+    return {
+        name: f"{'shared' if design.shared else role}_{resolution}"
+        for name, (role, resolution) in models.items()
+    }
+
+
 class TrainBatches:
     """Training batches by step: shuffled rows, planned views, rendered for each model.
 
@@ -46,7 +57,7 @@ class TrainBatches:
         self.design = views.design_of(design)
         self.batch_size = batch_size
         self.reader = Reader(source, on_corrupt, channels, threads)
-        self.keys = {name: self._key(*model) for name, model in self.models.items()}
+        self.keys = view_keys(self.design, self.models)
         self._seed = seed
         self._design, self._mixup = design, mixup
         self._margin, self._inception = margin, inception
@@ -67,11 +78,6 @@ class TrainBatches:
     def render(self, plan: views.Plan) -> Batch:
         """Renders a plan, for instance a stored one."""
         return self._render(plan, self.reader.map(self.reader.read, plan.index.tolist()))
-
-    def _key(self, role: str, resolution: int) -> str:
-        if role not in ("student", "teacher"):
-            raise ValueError(f"The role of a model is student or teacher, not {role!r}.")
-        return f"{'shared' if self.design.shared else role}_{resolution}"
 
     def _plan(self, step, order, rows) -> tuple[views.Plan, list[Item]]:
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)

@@ -12,18 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from moshijax.train import chips
 
-# Dense bf16 peaks in FLOP/s a chip, from the vendors' data sheets.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU7x": 2307e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
+
+RECOMPUTED = "rematted_computation"  # What JAX calls the second forward pass of a checkpoint.
 
 
 def _dot(eqn: Any) -> float:
@@ -47,20 +39,39 @@ def _inner(value: Any) -> list[Jaxpr]:
     return [v for v in found if isinstance(v, Jaxpr)]
 
 
-def count(jaxpr: Jaxpr) -> float:
-    """FLOPs of the matrix products and convolutions of a jaxpr, loops multiplied out."""
+def _times(eqn: Any) -> int:
+    """How often the jaxprs inside an equation run, over all devices."""
+    params = eqn.params
+    if eqn.primitive.name == "scan":
+        return params["length"]
+    if eqn.primitive.name == "pallas_call":
+        # Blocks that a mask lets a kernel skip count: nothing here says which they are.
+        return math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
+    if eqn.primitive.name == "shard_map":
+        return math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+    return 1
+
+
+def count(jaxpr: Jaxpr, recomputed: bool = True) -> float:
+    """FLOPs of the matrix products and convolutions of a jaxpr, loops multiplied out.
+
+    Without `recomputed`, what a checkpointed function computes a second time is left out:
+    what remains are the model's own FLOPs, of which a run's MFU is told.
+    """
     total = 0.0
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
+        if not recomputed and RECOMPUTED in str(eqn.source_info.name_stack):
+            continue
         if name == "dot_general":
             total += _dot(eqn)
         elif name == "conv_general_dilated":
             total += _conv(eqn)
         elif name == "cond":
-            total += max(count(branch) for branch in _inner(eqn.params["branches"]))
+            total += max(count(branch, recomputed) for branch in _inner(eqn.params["branches"]))
         else:
-            times = eqn.params["length"] if name == "scan" else 1
-            total += times * sum(count(j) for v in eqn.params.values() for j in _inner(v))
+            inner = [j for v in eqn.params.values() for j in _inner(v)]
+            total += _times(eqn) * sum(count(j, recomputed) for j in inner)
     return total
 
 
@@ -84,10 +95,9 @@ def _measured_peak(size: int = 1024) -> float:
 
 def peak_flops(devices: Any) -> float:
     """Peak FLOP/s of all devices: by their data sheet, on a CPU as measured once."""
-    kind = devices[0].device_kind
-    for prefix in sorted(PEAKS, key=len, reverse=True):
-        if kind.startswith(prefix):
-            return PEAKS[prefix] * len(devices)
+    chip = chips.find(devices[0].device_kind)
+    if chip is not None:
+        return chip.flops * len(devices)
     if devices[0].platform == "cpu":
         return _measured_peak()  # All CPU devices share the same cores.
     return math.nan
