@@ -97,7 +97,7 @@ def detect_layout(file: Safetensors, config: MimiConfig) -> str:
         examples = ", ".join(sorted(file)[:3])
         raise ValueError(
             f"{file.path} is the file of another model: of {len(names[best])} tensors of a Mimi "
-            f"it has {common[best]}; its first are {examples}"
+            f"it has {common[best]}; its first are {examples}; give a Mimi's"
         )
     return best
 
@@ -117,7 +117,10 @@ def check_tensors(file: Safetensors, table: list[Entry], leaves: dict[str, Any])
     faults = [("lacks", missing), ("has besides", surplus), ("has misshapen", wrong)]
     found = [f"{verb} {_few(which)}" for verb, which in faults if which]
     if found:
-        raise ValueError(f"{file.path} does not fit this Mimi: it {'; it '.join(found)}")
+        raise ValueError(
+            f"{file.path} does not fit this Mimi: it {'; it '.join(found)}; choose the "
+            "configuration that it was made with, or fetch it anew"
+        )
 
 
 def transformers_config(config: MimiConfig) -> dict[str, Any]:

@@ -96,8 +96,8 @@ def _read_header(path: pathlib.Path, data: mmap.mmap) -> tuple[dict[str, Entry],
         header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} has a header that is no JSON ({error}): it is no safetensors file, or damaged, "
-            "so fetch it anew"
+            f"{path} has a header that is no JSON ({error}): it is no safetensors file, or "
+            "damaged, so fetch it anew"
         ) from error
     if not isinstance(header, dict):
         raise ValueError(f"{path} has a header that is no JSON object: {REMEDY}")
@@ -121,7 +121,8 @@ def _read_entry(path: pathlib.Path, name: str, field: Any, start: int) -> Entry:
     where = f"{path}, tensor {_brief(name)}"
     if not isinstance(field, dict) or field.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(
-            f"{where} must have the fields dtype, shape and data_offsets, not {_brief(field)}: {REMEDY}"
+            f"{where} must have the fields dtype, shape and data_offsets, not {_brief(field)}: "
+            f"{REMEDY}"
         )
     kind, shape, offsets = field["dtype"], field["shape"], field["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
@@ -164,8 +165,8 @@ def _check_ranges(path: pathlib.Path, entries: dict[str, Entry], start: int, siz
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.stop > size:
             raise ValueError(
-                f"{path} is cut short: tensor {_brief(name)} ends at byte {entry.stop}, the file at "
-                f"{size}; fetch it anew"
+                f"{path} is cut short: tensor {_brief(name)} ends at byte {entry.stop}, the file "
+                f"at {size}; fetch it anew"
             )
         if entry.start != start:
             raise ValueError(

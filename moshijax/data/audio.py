@@ -7,7 +7,6 @@ import os
 import pathlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -86,7 +85,10 @@ def writing(
     try:
         with (
             replacing(path) as raw,
-            soundfile.SoundFile(cast(BinaryIO, raw), "w", sample_rate, 1, format=kind) as file,
+            # By its number: an interrupt while soundfile calls back into Python would be lost.
+            soundfile.SoundFile(
+                raw.fileno(), "w", sample_rate, 1, format=kind, closefd=False
+            ) as file,
         ):
             yield write
     except soundfile.LibsndfileError as error:

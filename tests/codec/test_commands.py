@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from moshijax.codec.__main__ import main
+from moshijax.codec.commands import main
 from moshijax.codec.config import PRESETS
 from moshijax.codec.mimi import for_inference, pad_to_frames
 from moshijax.convert.mimi import save_mimi

@@ -1,0 +1,226 @@
+"""Mimi at the command line: audio files to files of codes, and back.
+
+    python -m moshijax.codec encode in.wav out.npz
+    python -m moshijax.codec decode out.npz out.wav
+    python -m moshijax.codec roundtrip in.flac out.wav --codebooks 16 --stream
+
+Audio may have any sample rate, number of channels and format that libsndfile reads. Codes are an
+npz of `codes` [codebooks, frames] and `sample_rate`. Memory does not grow with the length.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from moshijax.codec.chunks import CHUNK_FRAMES, make_step
+from moshijax.codec.config import PRESETS, MimiConfig
+from moshijax.codec.mimi import Mimi, for_inference
+from moshijax.convert.mimi import load_mimi
+from moshijax.convert.random import random_mimi
+from moshijax.data import codes as codes_files
+from moshijax.data.audio import check_output, duration, read_blocks, writing
+
+
+PUBLISHED = "hf://kyutai/moshiko-pytorch-bf16/tokenizer-e351c8d8-checkpoint125.safetensors"
+Feed = Callable[[np.ndarray], np.ndarray]
+
+
+def encode(args: argparse.Namespace) -> str:
+    """Writes the codes of an audio file."""
+    config, books = PRESETS[args.preset], count_codebooks(args)
+    seconds = duration(args.input)
+    codes_files.check_output(args.output)
+    mimi = load(args.mimi, config, books)
+    feed = encoder(mimi, books, args.chunk)
+    blocks = read_blocks(args.input, config.sample_rate, args.chunk * config.frame_size)
+    # As bytes: an hour of frames is 1.4 MB so, and 100 MB as an array each.
+    frames = bytearray()
+    for block in progress(blocks, seconds, config.sample_rate):
+        frames += feed(block).T.astype(np.int32).tobytes()
+    whole = np.frombuffer(frames, np.int32).reshape(-1, books).T
+    codes_files.write_codes(args.output, whole, config.sample_rate)
+    return f"{args.output}: {whole.shape[0]} codebooks, {whole.shape[1]} frames"
+
+
+def decode(args: argparse.Namespace) -> str:
+    """Writes the audio of a file of codes."""
+    config = PRESETS[args.preset]
+    codes = codes_files.read_codes(
+        args.input,
+        sample_rate=config.sample_rate,
+        num_codebooks=config.num_codebooks,
+        codebook_size=config.codebook_size,
+    )
+    check_output(args.output)
+    feed = decoder(load(args.mimi, config, codes.shape[0]), args.chunk)
+    chunks = (codes[:, t : t + args.chunk] for t in range(0, codes.shape[1], args.chunk))
+    seconds = codes.shape[1] / config.frame_rate
+    return write(args.output, (feed(chunk) for chunk in chunks), seconds, config)
+
+
+def roundtrip(args: argparse.Namespace) -> str:
+    """Encodes and decodes an audio file; the length stays, the sample rate is the model's."""
+    config, books = PRESETS[args.preset], count_codebooks(args)
+    seconds = duration(args.input)
+    check_output(args.output)
+    mimi = load(args.mimi, config, books)
+    to_codes, to_audio = encoder(mimi, books, args.chunk), decoder(mimi, args.chunk)
+    blocks = read_blocks(args.input, config.sample_rate, args.chunk * config.frame_size)
+    sound = (to_audio(to_codes(block))[: len(block)] for block in blocks)
+    return write(args.output, sound, seconds, config)
+
+
+def load(source: str, config: MimiConfig, num_codebooks: int) -> Mimi:
+    """Loads a Mimi, or draws one, with the codebooks that are needed."""
+    if source == "random":
+        return for_inference(random_mimi(config))
+    config = dataclasses.replace(config, num_codebooks=num_codebooks)
+    return load_mimi(source, config, inference=True)
+
+
+def count_codebooks(args: argparse.Namespace) -> int:
+    """Returns the codebooks asked for, or as many as Moshi hears (Moshi, section 3.3)."""
+    most = PRESETS[args.preset].num_codebooks
+    if args.codebooks is None:
+        return min(8, most)
+    if not 1 <= args.codebooks <= most:
+        raise ValueError(
+            f"--codebooks {args.codebooks}: the preset {args.preset} has 1 to {most} codebooks"
+        )
+    return args.codebooks
+
+
+def encoder(mimi: Mimi, num_codebooks: int, chunk_frames: int) -> Feed:
+    """Returns a function that takes the samples of a stream, and returns their codes [K, T].
+
+    All calls but the last bring `chunk_frames` whole frames.
+    """
+    frame = mimi.config.frame_size
+
+    def run(mimi: Mimi, audio: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        return mimi.encode(audio, state, num_codebooks=num_codebooks)
+
+    feed = live(make_step(run, mimi), mimi.encoder.init_state(1, chunk_frames))
+
+    def encode_block(samples: np.ndarray) -> np.ndarray:
+        padded = np.pad(samples, (0, chunk_frames * frame - len(samples)))
+        return feed(padded[None, :, None])[0, :, : -(-len(samples) // frame)]
+
+    return encode_block
+
+
+def decoder(mimi: Mimi, chunk_frames: int) -> Feed:
+    """Returns a function that takes the codes [K, T] of a stream, and returns their samples."""
+
+    def run(mimi: Mimi, codes: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        return mimi.decode(codes, state)
+
+    feed = live(make_step(run, mimi), mimi.decoder.init_state(1, chunk_frames))
+
+    def decode_chunk(codes: np.ndarray) -> np.ndarray:
+        padded = np.pad(codes, ((0, 0), (0, chunk_frames - codes.shape[1])))
+        return feed(padded[None])[0, : codes.shape[1] * mimi.config.frame_size, 0]
+
+    return decode_chunk
+
+
+def live(step: Callable[[Any, Any], tuple[Any, Any]], state: Any) -> Feed:
+    """Returns a function of one chunk that keeps the state of its stream."""
+
+    def feed(x: np.ndarray) -> np.ndarray:
+        nonlocal state
+        y, state = step(x, state)
+        return np.asarray(y)
+
+    return feed
+
+
+def write(path: str, sound: Iterable[np.ndarray], seconds: float, config: MimiConfig) -> str:
+    """Writes audio as it comes."""
+    samples = 0
+    with writing(path, config.sample_rate) as append:
+        for block in progress(sound, seconds, config.sample_rate):
+            append(block)
+            samples += len(block)
+    return f"{path}: {samples / config.sample_rate:.2f} s at {config.sample_rate} Hz"
+
+
+def progress(
+    blocks: Iterable[np.ndarray], seconds: float, sample_rate: int
+) -> Generator[np.ndarray]:
+    """Shows how many seconds of audio are done, on a terminal and if it takes over a second."""
+    form = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio, {remaining} left"
+    with tqdm(total=seconds, disable=None, delay=1, leave=False, bar_format=form) as bar:
+        for block in blocks:
+            yield block
+            bar.update(min(len(block) / sample_rate, seconds - bar.n))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"{self.prog}: {message}; see --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    top = _Parser(
+        prog="python -m moshijax.codec",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for run, source, target in (
+        (encode, "audio file", "npz of codes"),
+        (decode, "npz of codes", "wav, flac, ogg or mp3 file"),
+        (roundtrip, "audio file", "wav, flac, ogg or mp3 file"),
+    ):
+        text = (run.__doc__ or "").split("\n")[0]
+        command = commands.add_parser(run.__name__, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument("input", metavar="IN", help=f"{source} to read")
+        command.add_argument("output", metavar="OUT", help=f"{target} to write")
+        command.add_argument(
+            "--mimi",
+            default=PUBLISHED,
+            metavar="FILE",
+            help="safetensors of the weights: a path, a name hf://owner/repository/file, or "
+            "`random` to try without (default: the published ones, %(default)s)",
+        )
+        command.add_argument(
+            "--preset", choices=PRESETS, default="mimi", help="size of the model (default: mimi)"
+        )
+        command.add_argument(
+            "--stream",
+            action="store_const",
+            dest="chunk",
+            const=1,
+            default=CHUNK_FRAMES,
+            help=f"a frame at a time, as a live stream would, instead of {CHUNK_FRAMES}: slower, "
+            "with the same codes",
+        )
+        if run is not decode:
+            command.add_argument(
+                "--codebooks", type=int, metavar="K", help="1 to 32 (default: 8); each is 138 bit/s"
+            )
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; what is wrong with its input is one sentence."""
+    args = parser().parse_args(argv)
+    try:
+        print(args.run(args))
+    except (ValueError, OSError) as error:
+        # JAX's own errors are worth their traceback; sentences of ours stand alone.
+        if type(error) is not ValueError and not isinstance(error, OSError):
+            raise
+        sys.exit(f"moshijax.codec: {' '.join(str(error).split())}")
