@@ -110,13 +110,39 @@ def test_streams_like_rust_for_ten_seconds(ours, path, audio):
     np.testing.assert_allclose(np.concatenate(sound, 1), want, atol=1e-5)
 
 
+def test_streams_like_pytorch_in_other_chunks(ours, path, audio):
+    # PyTorch keeps 250 slots, too few past 10 s; ours are 1 and 24 frames long, theirs 1.
+    mimi, latents, _ = ours
+    frames, size = 50, CONFIG.frame_size
+    their_codes, their_sound = torch_mimi.run_streaming(path, None, audio[:, : frames * size], 8)
+    states = mimi.encoder.init_state(1, 24), mimi.decoder.init_state(1, 24)
+    pieces, sound, start = [], [], 0
+    for length in (1, 24, 1, 24):
+        chunk = audio[:, start * size : (start + length) * size]
+        (_, encoder_state), codes = encode(mimi, jnp.asarray(chunk), states[0], 8)
+        these = jnp.asarray(their_codes[:, :, start : start + length])
+        y, decoder_state = decode(mimi, these, states[1])
+        states = encoder_state, decoder_state
+        pieces.append(codes)
+        sound.append(y)
+        start += length
+    assert_codes_vary(their_codes)
+    codes = np.concatenate(pieces, 2)
+    assert assert_same_codes(codes, their_codes, mimi.quantizer, latents[:, :frames]) > 0.95
+    np.testing.assert_allclose(np.concatenate(sound, 1), their_sound, atol=1e-5)
+
+
 def test_transformers_reads_our_files_and_gives_the_same(ours, audio, tmp_path, path):
     import torch
     import transformers
 
     mimi, latents, own = ours
     save_mimi(load_mimi(path, CONFIG), tmp_path / "hf", layout="transformers")
-    model = transformers.MimiModel.from_pretrained(tmp_path / "hf").eval()
+    model, faults = transformers.MimiModel.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
+    assert not any(faults.values()), faults
+    model.eval()
     with torch.no_grad():
         waveform = torch.from_numpy(np.ascontiguousarray(audio.transpose(0, 2, 1)))
         codes = model.encode(waveform, num_quantizers=8).audio_codes

@@ -76,3 +76,16 @@ def run_offline(path, config, audio, num_codebooks):
         "codes": codes.numpy().astype(np.int32),
         "sound": sound.numpy().transpose(0, 2, 1),
     }
+
+
+def run_streaming(path, config, audio, num_codebooks):
+    """Codes [B, K, T] and the sound of these codes [B, samples, 1], a frame at a time."""
+    import torch
+
+    model = load(path, config, num_codebooks)
+    waveform = torch.from_numpy(np.ascontiguousarray(audio.transpose(0, 2, 1)))
+    with torch.no_grad(), model.streaming(audio.shape[0]):
+        codes = [model.encode(chunk) for chunk in waveform.split(model.frame_size, dim=-1)]
+        sound = [model.decode(chunk) for chunk in codes]
+    codes, sound = torch.cat(codes, -1).numpy(), torch.cat(sound, -1).numpy()
+    return codes.astype(np.int32), sound.transpose(0, 2, 1)
