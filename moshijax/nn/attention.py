@@ -3,11 +3,13 @@
 Both of Mimi's transformers and Moshi's temporal one use it (Moshi, sections 3.3 and 3.4).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from moshijax.nn.linear import Linear
@@ -16,12 +18,13 @@ from moshijax.nn.streaming import pick_rows
 
 
 FEW = 4  # Up to this many queries a CPU does better to take them one by one.
+SMALL = 128  # slots; a cache of up to so many is always read whole
 
 
 class KVCache(NamedTuple):
     """A ring of keys and values; slot i holds the newest position that is i modulo S."""
 
-    k: Float[Array, "B N S H"]
+    k: Float[Array, "B N H S"]  # Turned: a CPU would turn it before each product.
     v: Float[Array, "B N S H"]
     end: Int[Array, "B"]  # The position of the row's next frame.
 
@@ -36,14 +39,14 @@ def extend(
     """Writes T frames; also returns the position each slot now holds (negative: none)."""
     # A chunk is written before it is read: its first query still needs the context - 1 frames
     # before it, next to the whole chunk.
-    size = cache.k.shape[2]
+    size = cache.v.shape[2]
     rows = jnp.arange(k.shape[0])[:, None]
     slots = (cache.end[:, None] + jnp.arange(k.shape[1])[None]) % size
     end = cache.end + k.shape[1]
     last = end[:, None] - 1
     positions = last - (last - jnp.arange(size)[None]) % size
     return KVCache(
-        cache.k.at[rows, :, slots].set(k.astype(cache.k.dtype), unique_indices=True),
+        cache.k.at[rows, :, :, slots].set(k.astype(cache.k.dtype), unique_indices=True),
         cache.v.at[rows, :, slots].set(v.astype(cache.v.dtype), unique_indices=True),
         end,
     ), positions
@@ -51,7 +54,7 @@ def extend(
 
 def attend(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B N S H"],
+    k: Float[Array, "B N H S"],
     v: Float[Array, "B N S H"],
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
@@ -65,7 +68,7 @@ def attend(
 
 def _attend_query_by_query(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B N S H"],
+    k: Float[Array, "B N H S"],
     v: Float[Array, "B N S H"],
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
@@ -76,15 +79,39 @@ def _attend_query_by_query(
 
 def _attend_at_once(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B N S H"],
+    k: Float[Array, "B N H S"],
     v: Float[Array, "B N S H"],
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
     scale = q.shape[-1] ** -0.5
-    logits = jnp.einsum("btnh,bnsh->bnts", q * scale, k, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("btnh,bnhs->bnts", q * scale, k, preferred_element_type=jnp.float32)
     logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnts,bnsh->btnh", weights, v)
+
+
+def attend_filled(
+    q: Float[Array, "B T N H"],
+    cache: KVCache,
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T N H"]:
+    """Attends to a cache, and reads no more of it than what has been written needs.
+
+    The part read is the whole, a half, a quarter and so on, by the row that is furthest on.
+    """
+    sizes = [cache.v.shape[2]]
+    while sizes[-1] > SMALL:
+        sizes.append(-(-sizes[-1] // 2))
+
+    def read(size: int, q: Array, k: Array, v: Array, mask: Array) -> Array:
+        k, v = k[..., :size], v[:, :, :size]
+        return attend(q, k.astype(q.dtype), v.astype(q.dtype), mask[..., :size])
+
+    if len(sizes) == 1:
+        return read(sizes[0], q, cache.k, cache.v, mask)
+    branches = [functools.partial(read, size) for size in sizes]
+    which = jnp.sum(cache.end.max() <= jnp.array(sizes)) - 1
+    return jax.lax.switch(jnp.maximum(which, 0), branches, q, cache.k, cache.v, mask)
 
 
 def attend_banded(
@@ -94,7 +121,7 @@ def attend_banded(
     context: int,
 ) -> Float[Array, "B T N H"]:
     """Attends over a whole stream; each frame sees `context` frames, itself included."""
-    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    k, v = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
     length = q.shape[1]
     if length <= 2 * context:
         ages = jnp.arange(length)[:, None] - jnp.arange(length)[None]
@@ -102,17 +129,17 @@ def attend_banded(
     # Blocks of `context` queries need only their own block of keys and the one before.
     blocks = -(-length // context)
     after = blocks * context - length
-    pad = ((0, 0), (0, 0), (context, after), (0, 0))
+    none, pad = (0, 0), (context, after)
     starts = jnp.arange(blocks) * context
     ages = context + jnp.arange(context)[:, None] - jnp.arange(2 * context)[None]
     q = jnp.pad(q, ((0, 0), (0, after), (0, 0), (0, 0)))
-    k, v = jnp.pad(k, pad), jnp.pad(v, pad)
+    k, v = jnp.pad(k, (none, none, none, pad)), jnp.pad(v, (none, none, pad, none))
 
     def block(start: Int[Array, ""]) -> Float[Array, "B C N H"]:
         cut = jax.lax.dynamic_slice_in_dim
         written = start + jnp.arange(2 * context)[None] >= context
         mask = _within(ages, context) & written
-        keys, values = cut(k, start, 2 * context, 2), cut(v, start, 2 * context, 2)
+        keys, values = cut(k, start, 2 * context, 3), cut(v, start, 2 * context, 2)
         return attend(cut(q, start, context, 1), keys, values, mask[None])
 
     y = jax.lax.map(block, starts)
@@ -141,18 +168,18 @@ class SlidingAttention(nnx.Module):
         self.q, self.k, self.v, self.out = (
             Linear(dim, dim, use_bias=False, rngs=rngs) for _ in range(4)
         )
+        self.dim = dim
         self.num_heads = num_heads
         self.context = context
         self.max_period = max_period
 
-    def init_state(self, batch_size: int, max_chunk: int = 1) -> KVCache:
+    def init_state(self, batch_size: int, max_chunk: int = 1, dtype: Any = jnp.float32) -> KVCache:
         """Returns the state before a stream of chunks of at most `max_chunk` frames."""
-        kernel = self.k.kernel[...]
-        width = kernel.shape[-1] // self.num_heads
+        width = self.dim // self.num_heads
         # Moshi's own code keeps `context` slots, which loses keys for chunks over one frame.
-        shape = (batch_size, self.num_heads, self.context - 1 + max_chunk, width)
-        # Two buffers, not one twice: a caller may donate the state.
-        k, v = (jnp.zeros(shape, kernel.dtype) for _ in range(2))
+        slots = self.context - 1 + max_chunk
+        k = jnp.zeros((batch_size, self.num_heads, width, slots), dtype)
+        v = jnp.zeros((batch_size, self.num_heads, slots, width), dtype)
         return KVCache(k, v, jnp.zeros(batch_size, jnp.int32))
 
     def __call__(
@@ -162,11 +189,12 @@ class SlidingAttention(nnx.Module):
         length = x.shape[1]
         positions = jnp.arange(length)[None]
         if state is not None:
-            room = state.k.shape[2] - self.context + 1
+            room = state.v.shape[2] - self.context + 1
             if length > room:
                 raise ValueError(f"a chunk of {length} frames; init_state made room for {room}")
             positions = state.end[:, None] + positions
         q, k, v = (self._heads(project(x)) for project in (self.q, self.k, self.v))
+        q, k, v = (checkpoint_name(a, name) for a, name in ((q, "q"), (k, "k"), (v, "v")))
         if self.max_period is not None:
             q, k = (rotate(a, positions, self.max_period) for a in (q, k))
         if state is None:
@@ -175,8 +203,9 @@ class SlidingAttention(nnx.Module):
             state, written = extend(state, k, v)
             ages = positions[:, :, None] - written[:, None]
             mask = _within(ages, self.context) & (written >= 0)[:, None]
-            y = attend(q, state.k.astype(q.dtype), state.v.astype(q.dtype), mask)
-        return self.out(y.reshape(x.shape)), state
+            y = attend_filled(q, state, mask)
+        y = checkpoint_name(y.reshape(x.shape), "attended")
+        return checkpoint_name(self.out(y), "attention_out"), state
 
     def _heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
         return x.reshape(*x.shape[:2], self.num_heads, -1)

@@ -1,5 +1,7 @@
 """A linear map of the last axis."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -44,18 +46,41 @@ def _product_jvp(
     return product(x, kernel), dx @ kernel + x @ dkernel
 
 
+def truncated(key: Array, shape: tuple[int, ...]) -> Array:
+    """A normal of variance 1 / fan-in, cut at three deviations: how Moshi begins."""
+    return jax.random.truncated_normal(key, -3.0, 3.0, shape) * shape[-2] ** -0.5
+
+
+def uniform(key: Array, shape: tuple[int, ...]) -> Array:
+    """Uniform within 1 / sqrt(fan-in): how Moshi's depth transformer begins."""
+    bound = shape[-2] ** -0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
 class Linear(nnx.Module):
-    """A linear map with an optional bias."""
+    """A linear map with an optional bias.
+
+    Its kernel is an array, or a module that stands for one and multiplies by it.
+    """
 
     def __init__(
-        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool = True,
+        init: Callable[[Array, tuple[int, ...]], Array] = truncated,
+        rngs: nnx.Rngs,
     ):
-        init = nnx.initializers.lecun_normal()
-        shape = (in_features, out_features)
-        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features)))
         self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
         """Maps each frame."""
-        y = product(x, self.kernel[...].astype(x.dtype))
+        y = self._multiply(x)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)[None, None]
+
+    def _multiply(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
+        if isinstance(self.kernel, nnx.Module):
+            return self.kernel(x)
+        return product(x, self.kernel[...].astype(x.dtype))

@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from moshijax.nn.attention import KVCache, SlidingAttention
+from moshijax.nn.cross import CrossAttention, Source
 from moshijax.nn.linear import Linear
 from moshijax.nn.norms import LayerNorm, RMSNorm
 from moshijax.nn.streaming import State
@@ -17,6 +19,19 @@ from moshijax.nn.streaming import State
 Tree = TypeVar("Tree")
 
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+
+policies = jax.checkpoint_policies
+# What of a block is kept from the forward pass to its gradient; the rest is computed again.
+REMAT = {
+    "full": policies.nothing_saveable,
+    "attention": policies.save_only_these_names("attended"),
+    "qkv": policies.save_only_these_names("q", "k", "v", "attended"),
+    "mlp": policies.save_only_these_names("attended", "gate", "up"),
+    "products": policies.save_only_these_names(
+        "q", "k", "v", "attended", "attention_out", "gate", "up"
+    ),
+    "none": policies.everything_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +47,8 @@ class TransformerConfig:
     gated: bool  # SiLU-gated MLP instead of a GELU one
     layer_scale: float | None  # initial scale of each branch; None: no scales
     max_period: float | None  # of the rotary embedding; None: no positions
+    cross_attention: bool = False  # attends to a source, after itself
+    remat: str = "full"  # a key of REMAT: what the gradient computes anew
 
 
 def gelu(x: Float[Array, "*d"]) -> Float[Array, "*d"]:
@@ -61,7 +78,8 @@ class GatedMlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Transforms each frame by itself."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        gate, up = checkpoint_name(self.gate(x), "gate"), checkpoint_name(self.up(x), "up")
+        return self.down(jax.nn.silu(gate) * up)
 
 
 class LayerScale(nnx.Module):
@@ -76,7 +94,10 @@ class LayerScale(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention, then an MLP, each normalised before and added to its input."""
+    """Attention, then an MLP, each normalised before and added to its input.
+
+    Between the two it may attend to a source, behind a norm that always has a bias.
+    """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         mlp = GatedMlp if config.gated else Mlp
@@ -88,6 +109,9 @@ class Block(nnx.Module):
             max_period=config.max_period,
             rngs=rngs,
         )
+        crossed = config.cross_attention
+        self.cross_norm = LayerNorm(config.dim) if crossed else None
+        self.cross = CrossAttention(config.dim, config.num_heads, rngs=rngs) if crossed else None
         self.mlp_norm = NORMS[config.norm](config.dim)
         self.mlp = mlp(config.dim, config.mlp_dim, rngs=rngs)
         scaled = config.layer_scale is not None
@@ -96,16 +120,24 @@ class Block(nnx.Module):
 
     def init_state(self, batch_size: int, max_chunk: int = 1) -> KVCache:
         """Returns the state before a stream of chunks of at most `max_chunk` frames."""
-        return self.attention.init_state(batch_size, max_chunk)
+        return self.attention.init_state(batch_size, max_chunk, self.attention_norm.scale.dtype)
 
     def __call__(
-        self, x: Float[Array, "B T D"], state: KVCache | None = None
+        self,
+        x: Float[Array, "B T D"],
+        state: KVCache | None = None,
+        source: Source | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Transforms one chunk."""
-        y, state = self.attention(self.attention_norm(x), state)
-        x = x + (y if self.attention_scale is None else self.attention_scale(y))
-        y = self.mlp(self.mlp_norm(x))
-        return x + (y if self.mlp_scale is None else self.mlp_scale(y)), state
+        with jax.named_scope("attention"):
+            y, state = self.attention(self.attention_norm(x), state)
+            x = x + (y if self.attention_scale is None else self.attention_scale(y))
+        if self.cross is not None and self.cross_norm is not None and source is not None:
+            with jax.named_scope("cross"):
+                x = x + self.cross(self.cross_norm(x), source)
+        with jax.named_scope("mlp"):
+            y = self.mlp(self.mlp_norm(x))
+            return x + (y if self.mlp_scale is None else self.mlp_scale(y)), state
 
 
 class Transformer(nnx.Module):
@@ -116,6 +148,9 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        if config.remat not in REMAT:
+            raise ValueError(f"remat {config.remat!r} is unknown; there are {', '.join(REMAT)}")
+        self.remat = config.remat
         keys = jax.random.split(rngs.params(), config.num_layers)
         self.layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
 
@@ -125,16 +160,25 @@ class Transformer(nnx.Module):
             return jax.vmap(lambda layer: layer.init_state(batch_size, max_chunk))(self.layers)
         return tuple(layer.init_state(batch_size, max_chunk) for layer in self.layers)
 
+    def sources(self, source: Float[Array, "B S D"]) -> State:
+        """Returns what each layer's cross-attention reads of a source, for all its frames."""
+        if isinstance(self.layers, Block):
+            return jax.vmap(lambda layer: layer.cross.read(source))(self.layers)
+        return tuple(layer.cross.read(source) for layer in self.layers)
+
     def __call__(
-        self, x: Float[Array, "B T D"], state: State = None
+        self, x: Float[Array, "B T D"], state: State = None, sources: State = None
     ) -> tuple[Float[Array, "B T D"], State]:
         """Transforms one chunk."""
         if isinstance(self.layers, Block):
-            body = jax.checkpoint(lambda x, layer: layer[0](x, layer[1]))
-            return jax.lax.scan(body, x, (self.layers, state))
+            body = jax.checkpoint(
+                lambda x, layer: layer[0](x, *layer[1:]), policy=REMAT[self.remat]
+            )
+            return jax.lax.scan(body, x, (self.layers, state, sources))
         states = []
         for i, layer in enumerate(self.layers):
-            x, new = layer(x, None if state is None else state[i])
+            own = (each if each is None else each[i] for each in (state, sources))
+            x, new = layer(x, *own)
             states.append(new)
         return x, None if state is None else tuple(states)
 
@@ -143,9 +187,9 @@ def unstack(model: Tree) -> Tree:
     """Makes a list of every stack of blocks in a model; the list runs fastest on a CPU."""
 
     def split(node: Any) -> Any:
-        if not isinstance(node, Block) or node.attention.q.kernel.ndim == 2:
+        if not isinstance(node, Block) or node.attention_norm.scale.ndim == 1:
             return node
-        length = node.attention.q.kernel.shape[0]
+        length = node.attention_norm.scale.shape[0]
         return nnx.List([jax.tree.map(lambda leaf, i=i: leaf[i], node) for i in range(length)])
 
     return jax.tree.map(split, model, is_leaf=lambda node: isinstance(node, Block))

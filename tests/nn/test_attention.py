@@ -6,7 +6,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moshijax.nn.attention import SlidingAttention
+from moshijax.nn.attention import KVCache, SlidingAttention, attend, attend_filled
 from moshijax.nn.rope import rotate
 from moshijax.nn.streaming import batch_axes
 from tests import contract
@@ -96,3 +96,21 @@ def test_wrong_sizes_are_named():
         module(x[:, :3], module.init_state(2, 2))
     with pytest.raises(ValueError, match="dim 9 is no multiple of num_heads 2"):
         SlidingAttention(9, 2, context=3, max_period=None, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("ends", [(0, 3), (150, 20), (299, 299), (700, 5)])
+def test_reading_the_filled_part_is_reading_all(ends):
+    long = SlidingAttention(8, 2, context=300, max_period=10000.0, rngs=nnx.Rngs(0))
+    state = long.init_state(2)
+    keys = jax.random.split(jax.random.key(3), 2)
+    k, v = (jax.random.normal(key, a.shape) for key, a in zip(keys, state[:2], strict=True))
+    state = KVCache(k, v, jnp.array(ends))
+    written = jnp.arange(300)[None] < state.end[:, None]
+    q = jax.random.normal(jax.random.key(4), (2, 1, 2, 4))
+    y = attend_filled(q, state, written[:, None] | (state.end == 0)[:, None, None])
+    for row, end in enumerate(ends):
+        stop = min(end, 300) or 300
+        part = KVCache(k[row:, ..., :stop], v[row:, :, :stop], state.end[row:])
+        if end:
+            want = attend(q[row:], part.k, part.v, jnp.ones((1, 1, stop), bool))
+            np.testing.assert_allclose(y[row], want[0], atol=1e-6)

@@ -1,0 +1,1 @@
+"""Helium and Moshi: language models over streams of codes."""

@@ -1,0 +1,289 @@
+"""Live generation: one frame in, one frame out; a whole recording is a scan over the same step.
+
+Codes are kept in delayed time, in a ring of `max_delay + 2` frames (Moshi's own code keeps the
+same). At its first step a row reads initial codes only, so the first frame given is not heard.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from moshijax.lm.config import UNGENERATED, ZERO
+from moshijax.lm.moshi import Moshi
+from moshijax.lm.sampling import Sampling, penalize, sample
+from moshijax.nn.streaming import State, batch_axes, hold_rows, pick_rows, select_rows
+
+
+RECENT = 64  # pieces that a repetition penalty looks back on, as in Moshi's Rust server
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance: each row runs twice, and logits move away from the second run.
+
+    The second run has other conditions, or is blind to its codes for the first frames
+    (`blind_frames`, one number a row), or is blind to its text (`no_text`; then text is not
+    guided).
+    """
+
+    scale: float | Float[Array, ""]
+    blind_frames: Int[Array, "B"] | None = None
+    no_text: bool = dataclasses.field(default=False, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How frames are generated; the defaults are those of Moshi's own code."""
+
+    text: Sampling = dataclasses.field(default_factory=lambda: Sampling(0.7, 25))
+    audio: Sampling = dataclasses.field(default_factory=lambda: Sampling(0.8, 250))
+    guidance: Guidance | None = None
+    padding_bonus: float | Float[Array, "B"] = 0.0  # added to the logit of text padding
+    repetition_penalty: float | Float[Array, "B"] = 1.0  # of text pieces; 1: none
+
+
+class LiveState(NamedTuple):
+    """Everything a session needs from frame to frame."""
+
+    temporal: State
+    codes: Int[Array, "B K S"]  # delayed; slot i holds the newest frame that is i modulo S
+    frames: Int[Array, "B"]  # steps that the row has taken
+    recent: Int[Array, "B R"]  # its last text pieces
+
+
+class Frame(NamedTuple):
+    """What a step gives."""
+
+    codes: Int[Array, "B G"]  # text and own audio, aligned; UNGENERATED until `max_delay` is over
+    chosen: Int[Array, "B G"]  # the same as chosen in this step, still delayed
+    pauses: Float[Array, "B N P"]  # probabilities of the pause heads
+    text_logits: Float[Array, "B V"]
+
+
+class Context(NamedTuple):
+    """Conditions of a session, projected once; with guidance, for twice the rows."""
+
+    added: Float[Array, "B 1 D"] | None = None
+    sources: State = None
+
+
+def init_state(model: Moshi, batch_size: int, *, guided: bool = False) -> LiveState:
+    """Returns the state before the first frame."""
+    config = model.config
+    shape = (batch_size, config.num_streams, config.max_delay + 2)
+    return LiveState(
+        model.temporal.init_state(batch_size * (2 if guided else 1)),
+        jnp.full(shape, UNGENERATED, jnp.int32),
+        jnp.zeros(batch_size, jnp.int32),
+        jnp.full((batch_size, RECENT), UNGENERATED, jnp.int32),
+    )
+
+
+def restart(model: Moshi, rows: Bool[Array, "B"], state: LiveState) -> LiveState:
+    """Starts the marked rows anew."""
+    guided = _is_guided(state)
+    fresh = init_state(model, rows.shape[0], guided=guided)
+    axes = batch_axes(model.temporal.init_state)
+    # Only the position of a cache starts again; what its slots hold is then out of sight.
+    temporal = hold_rows(~_twice(rows, guided), state.temporal, fresh.temporal, axes)
+    others = select_rows(rows, fresh[1:], tuple(state[1:]), (0, 0, 0))
+    return LiveState(temporal, *others)
+
+
+def step(
+    model: Moshi,
+    state: LiveState,
+    given: Int[Array, "B Q"],
+    settings: Settings,
+    key: Array,
+    *,
+    context: Context | None = None,
+    forced: Int[Array, "B G"] | None = None,
+    active: Bool[Array, "B"] | None = None,
+) -> tuple[Frame, LiveState]:
+    """Generates one frame of text and own audio from one frame of the user's codes.
+
+    A given code of ZERO is not heard. `forced` codes other than UNGENERATED take the place of
+    what would be sampled now, in delayed time; rows that are not `active` stay where they were.
+    """
+    config, context = model.config, context or Context()
+    guided = _is_guided(state)
+    if guided is not (settings.guidance is not None):
+        raise ValueError("settings.guidance and init_state's guided must go together.")
+    if given.shape[1] != config.num_given:
+        raise ValueError(
+            f"given: {given.shape[1]} codebooks, the model hears {config.num_given}: give those."
+        )
+    codes = _hear(model, state, given)
+    read, begun = _read(model, codes, state.frames)
+    if settings.guidance is not None:
+        read = _read_twice(model, read, begun, state.frames, settings.guidance)
+    hidden, temporal = model.temporal(
+        read[..., None], state.temporal, added=context.added, sources=context.sources
+    )
+    hidden = hidden[:, 0]
+    text_logits = model.temporal.text_logits(hidden[:, None])[:, 0]
+    chosen = _choose(model, state, hidden, text_logits, settings, key, forced)
+    new, aligned = _write(model, codes, state, chosen, temporal)
+    if active is not None:
+        new = _hold(model, active, new, state, guided)
+        aligned = jnp.where(active[:, None], aligned, UNGENERATED)
+    rows = given.shape[0]
+    return Frame(aligned, chosen, model.pauses(hidden[:rows]), text_logits[:rows]), new
+
+
+def generate(
+    model: Moshi,
+    state: LiveState,
+    given: Int[Array, "B Q T"],
+    settings: Settings,
+    key: Array,
+    *,
+    context: Context | None = None,
+    forced: Int[Array, "B G T"] | None = None,
+) -> tuple[Int[Array, "B G T"], LiveState]:
+    """Runs `step` over whole streams; step t draws with `fold_in(key, t)`."""
+    length = given.shape[2]
+    if forced is None:
+        shape = (given.shape[0], 1 + model.config.num_generated, length)
+        forced = jnp.full(shape, UNGENERATED, jnp.int32)
+
+    def one(state: LiveState, inputs: tuple[Array, Array, Array]) -> tuple[LiveState, Array]:
+        t, heard, fixed = inputs
+        own = jax.random.fold_in(key, t)
+        frame, state = step(model, state, heard, settings, own, context=context, forced=fixed)
+        return state, frame.codes
+
+    inputs = (jnp.arange(length), jnp.moveaxis(given, 2, 0), jnp.moveaxis(forced, 2, 0))
+    state, codes = jax.lax.scan(one, state, inputs)
+    return jnp.moveaxis(codes, 0, 2), state
+
+
+def _is_guided(state: LiveState) -> bool:
+    """Whether the temporal state has two rows for each row of the session."""
+    ends = [x.end for x in jax.tree.leaves(state.temporal, is_leaf=lambda x: hasattr(x, "end"))]
+    return ends[0].shape[-1] == 2 * state.frames.shape[0]
+
+
+def _twice(rows: Array, guided: bool) -> Array:
+    return jnp.concatenate([rows, rows]) if guided else rows
+
+
+def _hear(model: Moshi, state: LiveState, given: Int[Array, "B Q"]) -> Int[Array, "B K S"]:
+    """Writes the user's codes where their delays put them."""
+    config = model.config
+    first = 1 + config.num_generated
+    late = jnp.array(config.delays[first:], jnp.int32)[None]
+    slots = (state.frames[:, None] + late) % state.codes.shape[2]
+    rows = jnp.arange(given.shape[0])[:, None]
+    streams = jnp.arange(first, config.num_streams)[None]
+    return state.codes.at[rows, streams, slots].set(given.astype(jnp.int32))
+
+
+def _read(
+    model: Moshi, codes: Int[Array, "B K S"], frames: Int[Array, "B"]
+) -> tuple[Int[Array, "B K"], Bool[Array, "B K"]]:
+    """Reads this step's codes, and whether each stream has begun."""
+    config = model.config
+    begun = frames[:, None] > jnp.array(config.delays, jnp.int32)[None]
+    now = (frames % codes.shape[2])[:, None, None]
+    read = jnp.take_along_axis(codes, now, axis=2)[..., 0]
+    return jnp.where(begun, read, jnp.array(config.initial, jnp.int32)[None]), begun
+
+
+def _read_twice(
+    model: Moshi,
+    read: Int[Array, "B K"],
+    begun: Bool[Array, "B K"],
+    frames: Int[Array, "B"],
+    guidance: Guidance,
+) -> Int[Array, "B2 K"]:
+    """Adds what the second run of each row reads."""
+    other = read
+    if guidance.blind_frames is not None:
+        delays = jnp.array(model.config.delays, jnp.int32)[None]
+        blind = frames[:, None] <= delays + guidance.blind_frames[:, None]
+        other = jnp.where(blind & begun, ZERO, other)
+    if guidance.no_text:
+        other = other.at[:, 0].set(jnp.where(begun[:, 0], ZERO, other[:, 0]))
+    return jnp.concatenate([read, other])
+
+
+def _guide(logits: Float[Array, "B2 V"], guidance: Guidance | None) -> Float[Array, "B V"]:
+    if guidance is None:
+        return logits
+    own, other = jnp.split(logits, 2)
+    return other + (own - other) * guidance.scale
+
+
+def _choose(
+    model: Moshi,
+    state: LiveState,
+    hidden: Float[Array, "B2 D"],
+    text_logits: Float[Array, "B2 V"],
+    settings: Settings,
+    key: Array,
+    forced: Int[Array, "B G"] | None,
+) -> Int[Array, "B G"]:
+    """Chooses the text, then the codebooks of the frame."""
+    guidance, config = settings.guidance, model.config
+    keys = jax.random.split(key, 1 + config.num_generated)
+
+    def settle(stream: int, drawn: Int[Array, "B"]) -> Int[Array, "B"]:
+        if forced is None:
+            return drawn.astype(jnp.int32)
+        wanted = forced[:, stream]
+        return jnp.where(wanted == UNGENERATED, drawn, wanted).astype(jnp.int32)
+
+    rows = state.frames.shape[0]
+    guided_text = guidance if guidance is None or not guidance.no_text else None
+    logits = _guide(text_logits, guided_text)[:rows]
+    logits = penalize(logits, state.recent, settings.repetition_penalty)
+    logits = logits.at[:, config.text_padding].add(settings.padding_bonus)
+    text = settle(0, sample(logits, settings.text, keys[0]))
+    if model.depth is None:
+        return text[:, None]
+
+    def choose(codebook: int, logits: Float[Array, "B2 V"]) -> Int[Array, "B2"]:
+        drawn = sample(_guide(logits, guidance), settings.audio, keys[1 + codebook])
+        return _twice(settle(1 + codebook, drawn), guidance is not None)
+
+    with jax.named_scope("depth"):
+        codes = model.depth.generate(hidden, _twice(text, guidance is not None), choose)
+    return jnp.concatenate([text[:, None], codes[:rows]], axis=1)
+
+
+def _write(
+    model: Moshi,
+    codes: Int[Array, "B K S"],
+    state: LiveState,
+    chosen: Int[Array, "B G"],
+    temporal: State,
+) -> tuple[LiveState, Int[Array, "B G"]]:
+    """Keeps what was chosen, and reads the newest frame that is whole, aligned."""
+    config, size, streams = model.config, codes.shape[2], chosen.shape[1]
+    frames = state.frames + 1
+    rows = jnp.arange(chosen.shape[0])[:, None]
+    own = jnp.arange(streams)[None]
+    codes = codes.at[rows, own, (frames % size)[:, None]].set(chosen)
+    late = jnp.array(config.delays[:streams], jnp.int32)[None]
+    aligned = codes[rows, own, (frames[:, None] - config.max_delay + late) % size]
+    aligned = jnp.where((frames > config.max_delay)[:, None], aligned, UNGENERATED)
+    text = chosen[:, :1]
+    silent = (text == config.text_padding) | (text == config.text_padding_end)
+    recent = jnp.where(silent, state.recent, jnp.concatenate([state.recent[:, 1:], text], axis=1))
+    return LiveState(temporal, codes, frames, recent), aligned
+
+
+def _hold(
+    model: Moshi, active: Bool[Array, "B"], new: LiveState, old: LiveState, guided: bool
+) -> LiveState:
+    axes = batch_axes(model.temporal.init_state)
+    temporal = hold_rows(_twice(active, guided), new.temporal, old.temporal, axes)
+    others = [pick_rows(active, n, o, 0) for n, o in zip(new[1:], old[1:], strict=True)]
+    return LiveState(temporal, *others)

@@ -1,0 +1,147 @@
+"""The training loss: masked cross entropies of text and audio (Moshi, equation 7).
+
+Padding of the text stream counts half, the semantic codebook a hundredfold (section 4.3). The
+loss is computed over chunks of frames, so that the logits of a whole stream never are in memory.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from moshijax.lm.delays import targets
+from moshijax.lm.moshi import Moshi
+
+
+FORMS = ("paper", "finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """How the cross entropies are weighted.
+
+    The paper's form halves padding only and averages each codebook by itself. moshi-finetune's
+    halves the end of padding too, and divides by the sum of all weights.
+    """
+
+    form: str = "paper"
+    padding_weight: float = 0.5
+    semantic_weight: float = 100.0
+    chunk_frames: int = 256
+
+    def __post_init__(self):
+        if self.form not in FORMS:
+            raise ValueError(f"form {self.form!r} is unknown; there are {', '.join(FORMS)}.")
+
+
+class Sums(NamedTuple):
+    """Weighted cross entropies summed over frames, the weights, and the targets counted."""
+
+    text: Float[Array, ""]
+    text_weight: Float[Array, ""]
+    text_count: Float[Array, ""]
+    audio: Float[Array, "K"]
+    audio_count: Float[Array, "K"]
+
+
+def lm_loss(
+    model: Moshi,
+    codes: Int[Array, "B K T"],
+    config: LossConfig,
+    given: Mapping[str, Any] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Returns the loss and its parts of whole streams."""
+    read, predicted, mask = targets(codes, model.config.delays, model.config.initial)
+    hidden = model.hidden(read, given)
+    sums = chunked_sums(model, hidden, predicted, mask, config)
+    return combine(sums, config)
+
+
+def chunked_sums(
+    model: Moshi,
+    hidden: Float[Array, "B T D"],
+    predicted: Int[Array, "B K T"],
+    mask: Bool[Array, "B K T"],
+    config: LossConfig,
+) -> Sums:
+    """Sums over chunks of frames; a chunk's logits are computed again for its gradient."""
+    size = min(config.chunk_frames, hidden.shape[1])
+    parts = tuple(_cut(a, size) for a in (hidden, predicted.swapaxes(1, 2), mask.swapaxes(1, 2)))
+
+    @jax.checkpoint
+    def add(total: Sums, part: tuple[Array, Array, Array]) -> tuple[Sums, None]:
+        return jax.tree.map(jnp.add, total, _sums(model, *part, config)), None
+
+    zero, each = jnp.zeros(()), jnp.zeros(model.config.num_generated)
+    total, _ = jax.lax.scan(add, Sums(zero, zero, zero, each, each), parts)
+    return total
+
+
+def _cut(x: Array, size: int) -> Array:
+    """Pads the frames with zeros (masked: no targets) and cuts them into chunks in front."""
+    count = -(-x.shape[1] // size)
+    padded = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1]), (0, 0)))
+    return padded.reshape(x.shape[0], count, size, x.shape[2]).swapaxes(0, 1)
+
+
+def cross_entropy(
+    logits: Float[Array, "*B V"], codes: Int[Array, "*B"], mask: Bool[Array, "*B"]
+) -> Float[Array, "*B"]:
+    """The negative log likelihood of codes; zero, with a zero gradient, where masked."""
+    picked = jnp.take_along_axis(logits, jnp.where(mask, codes, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(mask, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0)
+
+
+def _sums(
+    model: Moshi,
+    hidden: Float[Array, "B T D"],
+    predicted: Int[Array, "B T K"],
+    mask: Bool[Array, "B T K"],
+    config: LossConfig,
+) -> Sums:
+    text, text_mask = predicted[..., 0], mask[..., 0]
+    light = text == model.config.text_padding
+    if config.form == "finetune":
+        light |= text == model.config.text_padding_end
+    weight = jnp.where(light, config.padding_weight, 1.0) * text_mask
+    entropy = cross_entropy(model.temporal.text_logits(hidden), text, text_mask)
+    audio = count = jnp.zeros(0)
+    if model.depth is not None:
+        generated = slice(1, 1 + model.config.num_generated)
+        logits = model.audio_logits(hidden, predicted.swapaxes(1, 2))
+        valid = mask[..., generated].swapaxes(1, 2)
+        codes = predicted[..., generated].swapaxes(1, 2)
+        audio = cross_entropy(logits, codes, valid).sum((0, 2))
+        count = valid.sum((0, 2)).astype(jnp.float32)
+    return Sums(
+        (entropy * weight).sum(),
+        weight.sum(),
+        text_mask.sum().astype(jnp.float32),
+        audio,
+        count,
+    )
+
+
+def combine(sums: Sums, config: LossConfig) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Weighs the parts: `loss`, `text_loss`, `audio_loss` and one `audio_loss_k` a codebook."""
+    paper = config.form == "paper"
+    text = sums.text / jnp.maximum(sums.text_count if paper else sums.text_weight, 1e-8)
+    metrics = {"text_loss": text}
+    number = sums.audio.shape[0]
+    audio = jnp.zeros(())
+    if number:
+        weights = jnp.where(jnp.arange(number) == 0, config.semantic_weight, 1.0)
+        counts = jnp.maximum(sums.audio_count, 1.0)
+        each = sums.audio / counts
+        if paper:
+            audio = (weights * each).sum() / weights.sum()
+        else:
+            audio = (weights * sums.audio).sum() / jnp.maximum(
+                (weights * sums.audio_count).sum(), 1e-8
+            )
+        metrics |= {"audio_loss": audio}
+        metrics |= {f"audio_loss_{k}": each[k] for k in range(number)}
+    return text + audio, {"loss": text + audio} | metrics
