@@ -41,6 +41,7 @@ def loop_settings(num_steps: int, batch_size: int) -> dict[str, object]:
         keep_checkpoints=3,
         read_ahead=4,
         max_rollbacks=3,
+        profile=text(None),
     )
 
 

@@ -73,6 +73,7 @@ class DistillTask:
         model = self.make(key)
         return State(model, self.optimizer.init(model))
 
+    @jax.named_scope("teachers")
     def teacher_logits(self, teachers: Mapping[str, Classifier], images: Any) -> dict[str, Any]:
         """What each teacher says of its view (float images by view key)."""
         return {name: teacher(images[self.keys[name]])[0] for name, teacher in teachers.items()}
@@ -152,6 +153,7 @@ class DistillTask:
         return metrics
 
 
+@jax.named_scope("mixed_images")
 def mixed_images(images: Mapping[str, jax.Array], share: jax.Array | None) -> dict[str, jax.Array]:
     """Bytes to [-1, 1], blended with the row before unless `share` is None; all views alike."""
     floats = {name: views.to_float(array) for name, array in images.items()}

@@ -1,15 +1,25 @@
 """Command lines over experiment configs: the flags, and one sentence for a wrong one."""
 
+import os
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+
+from moshijax import hosts, supervisor
 
 
 def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage: str) -> None:
     """Parses `--config FILE[:SWITCHES] --workdir DIR [--config.key=value]` and trains.
+
+    With an environment or flags of many processes it joins them first. The exit code is 0 for a
+    run that is done, 1 for an error, `hosts.EXIT_STOPPED` and `hosts.EXIT_PEER_LOST`.
 
     Args:
         program: the command's name, before its error messages.
@@ -19,10 +29,16 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
     config = config_flags.DEFINE_config_file("config", None, "Experiment file.", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and results go.")
     flags.mark_flags_as_required(["config", "workdir"])
+    profile = flags.DEFINE_string("profile", None, "Steps to trace, as in steps=10..12.")
+    _define_host_flags()
 
     def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ValueError(f"surplus argument {argv[1]!r}: flags begin with --.")
+        if profile.value is not None:
+            with config.value.unlocked():
+                config.value.profile = profile.value
+        join(program)
         train(config.value, str(workdir.value))
 
     def parse(argv: list[str]) -> list[str]:
@@ -30,25 +46,70 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
             return app.parse_flags_with_usage(argv)
         except (AttributeError, KeyError) as error:
             _refuse(program, ValueError(f"unknown config key {error.args[0]}"))
-            raise
         except (ValueError, TypeError, OSError) as error:
             _refuse(program, error)
-            raise
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
+        except hosts.Stopped:
+            hosts.leave(hosts.EXIT_STOPPED)
+        except KeyboardInterrupt:
+            hosts.leave(128 + signal.SIGINT)
         except (ValueError, RuntimeError) as error:
             # JAX's own errors are worth their traceback; sentences of ours stand alone.
             if type(error) not in (ValueError, RuntimeError):
-                raise
+                _fail(error)
             _refuse(program, error)
+        except Exception as error:
+            _fail(error)
+        hosts.leave(0)
 
     sys.modules["__main__"].__doc__ = usage
     app.run(guarded, flags_parser=parse)
 
 
-def _refuse(program: str, error: Exception) -> None:
+def _define_host_flags() -> None:
+    flags.DEFINE_string("coordinator", None, "Address HOST:PORT of process 0, if there are many.")
+    flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_integer("peer_timeout", 100, "Seconds of silence after which one is lost.")
+    flags.DEFINE_integer("start_timeout", 300, "Seconds in which all of them must come.")
+
+
+def join(program: str) -> None:
+    """Joins the run's other processes, if there are any, under a parent that watches."""
+    settings = flags.FLAGS
+    given = hosts.Place(settings.coordinator, settings.num_processes, settings.process_id)
+    # JAX sets this when it is imported on a host with TPUs, unless JAX_PLATFORMS says otherwise.
+    on_tpu = str(jax.config.read("jax_platforms") or "").startswith("tpu")
+    place = hosts.find_place(given, os.environ, on_tpu)
+    for name in ("peer_timeout", "start_timeout"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name}: {getattr(settings, name)} is not a number of seconds.")
+    if place is None:
+        return
+    if not supervisor.watched():
+        sys.exit(supervisor.supervise(program, settings.peer_timeout, settings.start_timeout))
+    supervisor.end_with_parent()
+    hosts.start(place, settings.peer_timeout, settings.start_timeout)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Ends after an error that nobody foresaw, with its traceback.
+
+    When a peer dies, a step in flight may fail before JAX has noticed why. So an error of the
+    runtime waits for that, and only then counts as this process's own.
+    """
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
+        time.sleep(flags.FLAGS.peer_timeout + 10)
+    hosts.leave(1)
+
+
+def _refuse(program: str, error: Exception) -> NoReturn:
     message = error.args[0] if error.args else error
-    sys.exit(f"{program}: {' '.join(str(message).split())}")
+    print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
+    hosts.leave(1)

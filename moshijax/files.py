@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -11,7 +12,8 @@ from typing import IO, Any
 def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Generator[IO[Any]]:
     """Opens a file beside `path` that takes its place at the end, unless something fails."""
     target = pathlib.Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    # On shared storage another host may have a process of the same number.
+    beside = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with open(beside, mode) as file:
             yield file

@@ -52,23 +52,28 @@ def match_one(name: str, rules: Sequence[tuple[str, Any]], what: str) -> Any:
     )
 
 
-def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over all devices; the size -1 (default: of `data`) takes what the others leave.
+def mesh_sizes(shape: Mapping[str, int] | None, count: int) -> dict[str, int]:
+    """Sizes by axis over so many devices; -1 (default: of `data`) takes what the others leave.
 
     Raises:
         ValueError: an unknown axis, or sizes whose product is not the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
     sizes = {"data": -1, "fsdp": 1, "tensor": 1} | dict(shape or {})
     if set(sizes) != set(AXES):
         raise ValueError(f"mesh: unknown axes {sorted(set(sizes) - set(AXES))}, known: {AXES}.")
     known = math.prod(size for size in sizes.values() if size != -1)
-    sizes = {a: len(devices) // known if n == -1 else n for a, n in sizes.items()}
-    if math.prod(sizes.values()) != len(devices):
-        raise ValueError(f"mesh: {sizes} does not make {len(devices)} devices: change the sizes.")
-    shape_ = tuple(sizes[a] for a in AXES)
+    sizes = {a: count // known if n == -1 else n for a, n in sizes.items()}
+    if math.prod(sizes.values()) != count:
+        raise ValueError(f"mesh: {sizes} does not make {count} devices: change the sizes.")
+    return {axis: sizes[axis] for axis in AXES}
+
+
+def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over all devices; sizes as in `mesh_sizes`."""
+    devices = jax.devices() if devices is None else devices
+    sizes = tuple(mesh_sizes(shape, len(devices)).values())
     # A side of a pod may serve two axes: jax.make_mesh allows it on one generation only.
-    grid = mesh_utils.create_device_mesh(shape_, devices, allow_split_physical_axes=True)
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -97,11 +102,24 @@ def shaped(tree: Any, shardings: Any) -> Any:
     )
 
 
+def put(array: Any, sharding: NamedSharding) -> jax.Array:
+    """Places an array that every process has whole; each feeds its own devices.
+
+    `jax.device_put` would compare it between all processes first.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
 def place(tree: Any, mesh: Mesh) -> Any:
     """Puts every leaf where the table says; shapes are only told so."""
     shardings = shard_like(tree, mesh)
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)):
         return shaped(tree, shardings)
+    if mesh.is_multi_process:
+        return jax.tree.map(put, tree, shardings)
     return jax.device_put(tree, shardings)
 
 
@@ -137,11 +155,11 @@ def batch_shapes(batch: Any, mesh: Mesh) -> Any:
 def to_mesh(batch: Any, batch_size: int, mesh: Mesh) -> Any:
     """Global arrays from this process's rows; scalars are copied to every device."""
 
-    def put(array: Any) -> jax.Array:
+    def globally(array: Any) -> jax.Array:
         if np.ndim(array) == 0:
-            return jax.device_put(array, NamedSharding(mesh, P()))
+            return put(array, NamedSharding(mesh, P()))
         sharding = NamedSharding(mesh, BATCH)
         shape = (batch_size, *array.shape[1:])
         return jax.make_array_from_process_local_data(sharding, np.asarray(array), shape)
 
-    return jax.tree.map(put, batch)
+    return jax.tree.map(globally, batch)

@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import tqdm
 from tensorboard.summary import Writer
 
+from moshijax import hosts
 from moshijax.train.workdir import write_text
 
 
@@ -48,7 +48,7 @@ class Log:
     """The log of one run; in a process other than the first it says nothing."""
 
     def __init__(self, workdir: pathlib.Path, num_steps: int, unit: str) -> None:
-        self._active = jax.process_index() == 0
+        self._active = hosts.first()
         self._path = workdir / "metrics.jsonl"
         self._num_steps = num_steps
         self._workdir = workdir

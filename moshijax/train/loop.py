@@ -4,19 +4,20 @@ import pathlib
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from moshijax import sharding
+from moshijax import hosts, sharding
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.train import flops
 from moshijax.train.feed import EvalData, TrainData, read_ahead
 from moshijax.train.log import Log
 from moshijax.train.program import Program, Task, all_finite, evaluate, place
+from moshijax.train.trace import Trace
 from moshijax.train.workdir import Checkpoints, DataOrder, claim
 
 
@@ -109,6 +110,7 @@ class Run:
         self.order = DataOrder(workdir)
         self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         self.log = Log(workdir, config.num_steps, task.unit)
+        self.trace = Trace(config.profile, config.num_steps, workdir)
         self.share_of_peak = 0.0  # Of one step a second; known after the first batch.
 
     def start(self) -> tuple[Any, int]:
@@ -125,7 +127,7 @@ class Run:
         """The state at step 0."""
         state = self.program.init(self.key)
         leaves = named_leaves(state)
-        placed = {n: jax.device_put(x, leaves[n].sharding) for n, x in self.initial.items()}
+        placed = {n: sharding.put(x, leaves[n].sharding) for n, x in self.initial.items()}
         return with_leaves(state, leaves | placed)
 
     def batches(self, first: int) -> Iterator[Any]:
@@ -171,14 +173,15 @@ class Run:
         self.log.evaluation(step, evaluate(self.task, self.program, state, sets))
 
     def stretch(self, stop: Callable[[], bool]) -> Any:
-        """Steps to the end, to a stop, or to a number that is not finite (NonFiniteError)."""
+        """Steps to the end; Stopped or NonFiniteError end it before."""
         config, program, last = self.config, self.program, self.config.num_steps
         state, step = self.start()
         batches, pending, watch = self.batches(step + 1), [], Stopwatch()
         while step < last and not stop():
             step, batch = step + 1, next(batches)
             self.measure(batch)
-            state, metrics = program.update(state, program.frozen, batch, self.step_key(step))
+            with self.trace.step(step, state):
+                state, metrics = program.update(state, program.frozen, batch, self.step_key(step))
             pending.append(metrics)
             # The host stays at most two batches ahead of the device.
             jax.block_until_ready(pending[max(len(pending) - 3, 0)])
@@ -189,6 +192,8 @@ class Run:
                 self.report(step, pending, *watch.lap())
                 pending = []
             with watch.paused():
+                if self.trace.done(step, state):
+                    self.log.event(step, f"trace written to {self.trace.folder.parent}.")
                 if due(step, config.checkpoint_every, last):
                     self.save(step, state)
                 if due(step, config.eval_every, last):
@@ -196,6 +201,7 @@ class Run:
         if step < last:
             self.save(step, state)
             self.log.event(step, "stopped as asked and saved: the same command goes on from here.")
+            raise hosts.Stopped
         return state
 
     def roll_back(self) -> None:
@@ -214,6 +220,7 @@ class Run:
                 f"the loss is not finite after step {step}, also after {done} other data orders "
                 f"(max_rollbacks={limit}): lower the learning rate or clip gradients harder."
             )
+        self.trace.close()
         self.order.renew(step)
         self.log.event(
             step,
@@ -238,6 +245,7 @@ def train(
     Raises:
         ValueError: the directory is another config's, or the batch does not fit the mesh.
         RuntimeError: the loss was not finite more often than `config.max_rollbacks`.
+        Stopped: SIGTERM or SIGINT came to any of the run's processes; the state is saved.
     """
     mesh = sharding.make_mesh(config.mesh.to_dict())
     sharding.check_batch_size(config.batch_size, mesh)
@@ -245,7 +253,8 @@ def train(
     claim(path, config)
     program = place(task, mesh, config.seed)
     run = Run(config, task, program, train_data, eval_data, path, initial or {})
-    with run.checkpoints, run.log, interruptible() as stop:
+    with run.checkpoints, run.log, closing(run.trace), interruptible() as asked:
+        stop = hosts.agreed(asked)
         while True:
             try:
                 return run.stretch(stop)

@@ -82,6 +82,7 @@ class Optimizer(NamedTuple):
         """Counter and moments of the parameters that are trained."""
         return OptimizerState(jnp.zeros((), jnp.int32), self.transform.init(self.trained(model)))
 
+    @jax.named_scope("optimizer")
     def update(
         self, grads: Any, state: OptimizerState, model: Any
     ) -> tuple[Any, OptimizerState, dict[str, Any]]:
@@ -143,7 +144,7 @@ def accumulate(loss: Any, model: Any, batch: Any, parts: int) -> tuple[Any, dict
 
     Rows are dealt like cards, so that each device keeps working on rows that it holds.
     """
-    gradient = jax.grad(loss, has_aux=True)
+    gradient = jax.grad(jax.named_scope("loss")(loss), has_aux=True)
     if parts == 1:
         return gradient(model, batch)
 

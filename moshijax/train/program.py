@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from moshijax import sharding
 from moshijax.train.feed import EvalData, read_ahead
@@ -51,14 +52,15 @@ def place(task: Task, mesh: Mesh, seed: int) -> Program:
     """Shapes, shardings and jitted functions of a task; compiles nothing yet."""
     shapes = jax.eval_shape(task.init, jax.random.key(seed))
     shardings = sharding.shard_like(shapes, mesh)
+    whole = NamedSharding(mesh, P())  # Every process can read what is reported.
     return Program(
         mesh=mesh,
         shapes=shapes,
         shardings=shardings,
         frozen=sharding.place(task.frozen, mesh),
         init=jax.jit(task.init, out_shardings=shardings),
-        update=jax.jit(task.update, donate_argnums=0, out_shardings=(shardings, None)),
-        evaluate=jax.jit(task.evaluate),
+        update=jax.jit(task.update, donate_argnums=0, out_shardings=(shardings, whole)),
+        evaluate=jax.jit(task.evaluate, out_shardings=whole),
     )
 
 

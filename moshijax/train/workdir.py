@@ -7,22 +7,28 @@ leaves the old or the new one. Orbax does the same for checkpoints.
 import json
 import pathlib
 import shutil
+import time
 from typing import Any
 
-import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from ml_collections import ConfigDict
 
+from moshijax import hosts
 from moshijax.files import replacing
 from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.sharding import shaped
 
 
-# Keys that change what is logged and kept, not what is computed.
+# Keys that change what is logged and kept, or how the work is split, not what is computed.
 BOOKKEEPING = (
     *("log_every", "eval_every", "checkpoint_every"),
-    *("final_sets", "keep_checkpoints", "read_ahead"),
+    *("final_sets", "keep_checkpoints", "read_ahead", "profile"),
+    *("mesh.data", "mesh.fsdp", "mesh.tensor", "accumulate"),
 )
+SHARED_WITHIN = 60  # Seconds in which a file on shared storage must be seen by all hosts.
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -40,29 +46,59 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return items
 
 
+def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
+    """What differs between two configs."""
+    theirs, mine = _flat(theirs), _flat(mine)
+    return "; ".join(
+        f"{key} was {theirs.get(key)!r}, is now {mine.get(key)!r}"
+        for key in sorted(theirs.keys() | mine.keys())
+        if theirs.get(key) != mine.get(key) and key not in BOOKKEEPING
+    )
+
+
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the directory this config's own.
+    """Makes the directory this config's own, for all processes of a run.
 
     Raises:
-        ValueError: it belongs to a run with another config.
+        ValueError: it belongs to a run with another config, or the processes have different
+            configs, or they do not see the same directory.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
     ours = json.loads(config.to_json(indent=1))
-    if path.exists():
-        theirs, mine = _flat(json.loads(path.read_text())), _flat(ours)
-        changed = [
-            f"{key} was {theirs.get(key)!r}, is now {mine.get(key)!r}"
-            for key in sorted(theirs.keys() | mine.keys())
-            if theirs.get(key) != mine.get(key) and key not in BOOKKEEPING
-        ]
-        if changed:
-            raise ValueError(
-                f"{workdir} belongs to another config ({'; '.join(changed)}): "
-                "take another --workdir, or the config it was started with."
-            )
-    if jax.process_index() == 0:
-        write_text(path, json.dumps(ours, indent=1) + "\n")
+    text = json.dumps(ours, indent=1) + "\n"
+    odd = hosts.where(hosts.tell(text) != text)
+    if odd:
+        raise ValueError(
+            f"processes {odd} have another config than process 0: start the same command on "
+            "every host."
+        )
+    changed = ""
+    if hosts.first() and path.exists():
+        changed = _changes(json.loads(path.read_text()), ours)
+    changed = hosts.tell(changed)
+    if changed:
+        raise ValueError(
+            f"{workdir} belongs to another config ({changed}): "
+            "take another --workdir, or the config it was started with."
+        )
+    if hosts.first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    _check_shared(path, text)
+
+
+def _check_shared(path: pathlib.Path, text: str) -> None:
+    """Every process must see what the first wrote; shared storage may take a while."""
+    hosts.tell("")  # It is written by now.
+    until = time.monotonic() + SHARED_WITHIN
+    while not (seen := path.exists() and path.read_text() == text) and time.monotonic() < until:
+        time.sleep(1)
+    blind = hosts.where(not seen)
+    if blind:
+        raise ValueError(
+            f"{path.parent} is not the same directory for processes {blind} and process 0: put "
+            "--workdir on storage that all hosts share."
+        )
 
 
 class DataOrder:
@@ -70,7 +106,8 @@ class DataOrder:
 
     def __init__(self, workdir: pathlib.Path) -> None:
         self._path = workdir / "orders.json"
-        self._starts = json.loads(self._path.read_text()) if self._path.exists() else [0]
+        starts = json.loads(self._path.read_text()) if self._path.exists() else [0]
+        self._starts = hosts.tell_json(starts)
 
     @property
     def rollbacks(self) -> int:
@@ -84,7 +121,7 @@ class DataOrder:
     def renew(self, step: int) -> None:
         """From after `step` on, reads in an order not used before."""
         self._starts.append(step)
-        if jax.process_index() == 0:
+        if hosts.first():
             write_text(self._path, json.dumps(self._starts))
 
 
@@ -127,18 +164,14 @@ class Checkpoints:
             ValueError: there were checkpoints and none can be read.
         """
         self._manager.wait_until_finished()
-        wanted = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-        )
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        wanted = shaped(shapes, shardings)
+        steps = hosts.tell_json(sorted(self._manager.all_steps(), reverse=True))
         for step in steps:
-            try:
-                args = ocp.args.StandardRestore(named_leaves(wanted))
-                leaves = self._manager.restore(step, args=args)
-            except Exception as error:  # Orbax names no common class for damage on disk.
-                self._set_aside(step, error)
-                continue
-            return with_leaves(shapes, dict(leaves)), step
+            leaves, problem = self._read(step, named_leaves(wanted))
+            blind = hosts.where(leaves is None)
+            if not blind:
+                return with_leaves(shapes, leaves), step
+            self._set_aside(step, problem or f"process {blind[0]} could not")
         if steps:
             raise ValueError(
                 f"{self._root}: none of the checkpoints {steps} can be read; they are kept in "
@@ -146,17 +179,24 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[Any, str]:
+        """The leaves of a checkpoint, or None and why it cannot be read."""
+        try:
+            return dict(self._manager.restore(step, args=ocp.args.StandardRestore(wanted))), ""
+        except Exception as error:  # Orbax names no common class for damage on disk.
+            return None, (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+    def _set_aside(self, step: int, reason: str) -> None:
         logging.warning(
             "checkpoint %s/%d cannot be read (%s): moved to %s, going on from the one before.",
             self._root, step, reason, self._broken,
         )  # fmt: skip
         self._manager.close()
-        if jax.process_index() == 0:
+        if hosts.first():
             self._broken.mkdir(exist_ok=True)
             shutil.rmtree(self._broken / str(step), ignore_errors=True)
             (self._root / str(step)).rename(self._broken / str(step))
+        hosts.tell("")  # It is moved by now.
         self._manager = self._open(self._keep)
 
 
@@ -170,7 +210,15 @@ def load_leaves(workdir: str, prefix: str) -> dict[str, Any]:
     steps = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
     if not steps:
         raise ValueError(f"{workdir} has no checkpoint: train it first, or name another directory.")
-    with ocp.CheckpointManager(root) as manager:
-        leaves = manager.restore(max(steps), args=ocp.args.StandardRestore())
-    names = [n for n in leaves if n.startswith(f"{prefix}/")]
-    return {n.removeprefix(f"{prefix}/"): leaves[n] for n in names}
+    step = max(steps)
+    with ocp.CheckpointManager(root, item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
+        names = [n for n in manager.item_metadata(step) if n.startswith(f"{prefix}/")]
+        # Read to the host: the devices that it was written from may not be here.
+        target = ocp.RestoreArgs(restore_type=np.ndarray)
+        args = ocp.args.PyTreeRestore(
+            item=dict.fromkeys(names, 0),
+            restore_args=dict.fromkeys(names, target),
+            partial_restore=True,
+        )
+        leaves = manager.restore(step, args=args)
+    return {n.removeprefix(f"{prefix}/"): jnp.asarray(leaves[n]) for n in names}

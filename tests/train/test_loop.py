@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from moshijax import hosts
+from moshijax.hosts import Stopped
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
 from moshijax.train.log import read_metrics
@@ -37,7 +39,8 @@ def whole(tmp_path_factory):
 
 def stopped_at(step, workdir, **changes):
     """A run that is asked to stop by SIGTERM while it reads this step."""
-    return run(workdir, ToyData(16, interrupted_at=step), read_ahead=1, **changes)
+    with pytest.raises(Stopped):
+        run(workdir, ToyData(16, interrupted_at=step), read_ahead=1, **changes)
 
 
 def test_loss_falls_and_is_logged(whole):
@@ -133,7 +136,8 @@ def test_rollback_takes_another_order_and_says_so(tmp_path):
 def test_rolled_back_run_resumes_bitwise(tmp_path):
     whole = run(tmp_path / "whole", ToyData(poisoned=[(5, 0)]))
     stopped = ToyData(poisoned=[(5, 0)], interrupted_at=8)
-    run(tmp_path / "parts", stopped, read_ahead=1)
+    with pytest.raises(Stopped):
+        run(tmp_path / "parts", stopped, read_ahead=1)
     assert_equal(run(tmp_path / "parts", ToyData(poisoned=[(5, 0)])), whole)
 
 
@@ -170,6 +174,13 @@ def test_work_directory_of_another_config_is_refused(whole):
     saved = json.loads((whole[0] / "config.json").read_text())
     assert saved["seed"] == 0
     run(whole[0], log_every=5)  # How often it speaks is not part of the experiment.
+
+
+def test_processes_with_different_configs_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "tell", lambda text: text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ValueError, match=r"processes \[0\] have another config than process 0"):
+        run(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_batch_that_does_not_divide_is_refused(tmp_path):

@@ -40,6 +40,7 @@ def config(**changes):
         keep_checkpoints=2,
         read_ahead=2,
         max_rollbacks=2,
+        profile=None,
         optimizer=OPTIMIZER,
     )
     return ConfigDict(base | changes)

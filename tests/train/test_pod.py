@@ -1,0 +1,154 @@
+"""Runs of several processes on this machine, through the command line, over gloo."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from moshijax.hosts import EXIT_PEER_LOST, EXIT_STOPPED
+from moshijax.train.log import read_metrics
+from moshijax.train.workdir import load_leaves
+
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PEER_TIMEOUT = 5
+COMMAND = [sys.executable, "-m", "tests.train.pod", "--config"]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def pod(workdir, processes, devices, mesh, fault="", flags=(), own=None):
+    """Exit code and lines of every process of a run; `own` are flags of single processes."""
+    command = [*COMMAND, f"tests/train/pod_config.py:{mesh}", "--workdir", str(workdir), *flags]
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "TOY_FAULT": fault or "-1:0:none"}
+    if processes > 1:
+        command += [f"--num_processes={processes}", f"--peer_timeout={PEER_TIMEOUT}"]
+        env["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free_port()}"
+    started = [
+        subprocess.Popen(
+            [*command, *(own or {}).get(i, [])],
+            cwd=ROOT,
+            env=env | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+    lines = [process.communicate(timeout=100)[1] for process in started]
+    return [process.returncode for process in started], lines
+
+
+def state(workdir):
+    """Model and optimizer of the newest checkpoint."""
+    return {p: load_leaves(str(workdir), p) for p in ("model", "optimizer")}
+
+
+def assert_equal(a, b, rtol=0.0, atol=0.0):
+    for part in a:
+        for name, array in a[part].items():
+            np.testing.assert_allclose(array, b[part][name], rtol, atol, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One process with eight devices, to the end."""
+    workdir = tmp_path_factory.mktemp("one")
+    assert pod(workdir, 1, 8, "2x2x2")[0] == [0]
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two processes with four devices each, to the end; only process 0 speaks."""
+    workdir = tmp_path_factory.mktemp("pair")
+    codes, lines = pod(workdir, 2, 4, "2x2x2")
+    assert codes == [0, 0], lines
+    assert "step 12/12" in lines[0]
+    assert "step " not in lines[1]
+    return workdir
+
+
+def test_two_processes_compute_what_one_does(whole, pair):
+    # Sums over devices are added in another order by gloo: equal to the last bits, not bitwise.
+    assert_equal(state(whole), state(pair), rtol=1e-6, atol=1e-7)
+    losses = [
+        [r["loss"] for r in read_metrics(w / "metrics.jsonl") if r["kind"] == "train"]
+        for w in (whole, pair)
+    ]
+    assert len(losses[1]) == 6
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_killed_process_ends_the_others_and_all_resume_bitwise(pair, tmp_path):
+    codes, lines = pod(tmp_path, 2, 4, "2x2x2", fault="1:9:kill")
+    assert codes == [EXIT_PEER_LOST, 137]
+    last = lines[0].splitlines()[-1]
+    assert last.startswith(f"toy: lost process 1, silent for {PEER_TIMEOUT} s: start the same")
+    assert pod(tmp_path, 2, 4, "2x2x2")[0] == [0, 0]
+    steps = [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl") if r["kind"] == "event"]
+    assert steps in ([3], [6])  # It resumed; the newest checkpoint may not have been whole.
+    assert_equal(state(tmp_path), state(pair))
+
+
+def test_run_moves_between_meshes_and_numbers_of_processes(whole, tmp_path):
+    codes, lines = pod(tmp_path, 2, 4, "2x2x2", fault="1:3:stop")
+    assert codes == [EXIT_STOPPED, EXIT_STOPPED], lines
+    assert pod(tmp_path, 1, 8, "8x1x1", fault="0:5:stop")[0] == [EXIT_STOPPED]
+    # Four processes whose devices share rows: the tensor axis lies across processes.
+    codes, lines = pod(tmp_path, 4, 2, "1x2x4", fault="2:8:stop")
+    assert codes == [EXIT_STOPPED] * 4, lines
+    assert pod(tmp_path, 1, 1, "1x1x1")[0] == [0]
+    assert_equal(state(tmp_path), state(whole), rtol=1e-5, atol=1e-6)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in rows if r.get("message", "").startswith("stopped")]
+    resumed = [r["step"] for r in rows if r.get("message") == "resumed."]
+    assert len(resumed) == 3
+    assert resumed == sorted(set(resumed))
+
+
+def test_number_that_is_not_finite_in_one_process_takes_all_back(tmp_path):
+    codes, lines = pod(tmp_path, 2, 4, "2x2x2", fault="1:5:nan", flags=["--profile=steps=7..8"])
+    assert codes == [0, 0], lines
+    assert "going back to step 3 with another data order (1 of at most 2)" in lines[0]
+    assert all(np.isfinite(x).all() for x in state(tmp_path)["model"].values())
+    assert len(list((tmp_path / "profile").glob("process_00[01]/**/*.xplane.pb"))) == 2
+
+
+def test_error_of_one_process_is_said_once_and_ends_all(tmp_path):
+    codes, lines = pod(tmp_path, 2, 4, "2x2x2", fault="1:5:error")
+    assert codes == [EXIT_PEER_LOST, 1]
+    assert lines[1].strip().endswith("toy: row 7 of x is corrupt")
+    assert "lost process 1" in lines[0]
+
+
+def test_directory_that_is_not_shared_is_refused(tmp_path):
+    own = {1: ["--workdir", str(tmp_path / "elsewhere")]}
+    codes, lines = pod(tmp_path / "here", 2, 4, "2x2x2", own=own)
+    assert codes[0] == 1
+    assert "not the same directory for processes [1] and process 0" in lines[0]
+
+
+def test_processes_that_do_not_come_are_reported(tmp_path):
+    port = free_port()
+    flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--start_timeout=3"]
+    codes, lines = pod(tmp_path, 1, 1, "1x1x1", flags=flags)
+    assert codes == [EXIT_PEER_LOST]
+    assert "toy: not all processes came within 3 s" in lines[0]
+
+
+def test_half_an_address_is_one_sentence(tmp_path):
+    codes, lines = pod(tmp_path, 1, 1, "1x1x1", flags=["--num_processes=2"])
+    assert codes == [1]
+    assert lines == [
+        "toy: many processes need an address, their number and an id: add --coordinator "
+        "(or JAX_COORDINATOR_ADDRESS).\n"
+    ]
