@@ -83,7 +83,7 @@ def join(program: str) -> None:
     settings = flags.FLAGS
     given = hosts.Place(settings.coordinator, settings.num_processes, settings.process_id)
     # JAX sets this when it is imported on a host with TPUs, unless JAX_PLATFORMS says otherwise.
-    on_tpu = str(jax.config.read("jax_platforms") or "").startswith("tpu")
+    on_tpu = str(jax.config.values["jax_platforms"] or "").startswith("tpu")
     place = hosts.find_place(given, os.environ, on_tpu)
     for name in ("peer_timeout", "start_timeout"):
         if getattr(settings, name) < 1:
