@@ -47,6 +47,7 @@ def load_mimi(
         # A codebook at a time, so that a frozen one never lies beside all the others' averages.
         leaves = named_leaves(node).items()
         read = {b: _read(file, sources, path_name(path, b), leaf.shape) for b, leaf in leaves}
+        file.release()
         node = with_leaves(node, read)
         return freeze_codebooks(node) if inference else node
 

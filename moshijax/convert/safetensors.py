@@ -66,6 +66,11 @@ class Safetensors(Mapping[str, np.ndarray]):
         flat = np.frombuffer(self._bytes, entry.dtype, count, entry.start)
         return flat.reshape(entry.shape)
 
+    def release(self) -> None:
+        """Gives the memory of what has been read back; a tensor touched again is read again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._bytes.madvise(mmap.MADV_DONTNEED)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 

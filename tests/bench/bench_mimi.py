@@ -10,6 +10,7 @@ for each implementation and task, and the peak when it has loaded the weights on
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -71,7 +72,8 @@ def jax_tasks(path, args):
     from moshijax.codec.config import PRESETS
     from moshijax.convert.mimi import load_mimi
 
-    mimi = load_mimi(path, PRESETS["mimi"], inference=True)
+    config = dataclasses.replace(PRESETS["mimi"], num_codebooks=CODEBOOKS)
+    mimi = load_mimi(path, config, inference=True)
     encode = jax.jit(functools.partial(encode_in_chunks, num_codebooks=CODEBOOKS))
     decode = jax.jit(decode_in_chunks)
     for batch in args.batch:

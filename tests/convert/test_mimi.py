@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import pathlib
+import re
 import tracemalloc
 
 import jax
@@ -74,10 +76,11 @@ def test_loading_takes_one_tensor_of_extra_memory(inference, tmp_path, monkeypat
     shapes = abstract_mimi(config)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     path = save(tmp_path, model=zeros)
-    read, held = Safetensors.__getitem__, []
+    read, held, mapped = Safetensors.__getitem__, [], []
 
     def watched(file, name):
         held.append(live_bytes() - before)
+        mapped.append(mapped_bytes(path) if len(held) % 5 == 0 else 0)
         return read(file, name)
 
     monkeypatch.setattr(Safetensors, "__getitem__", watched)
@@ -91,10 +94,20 @@ def test_loading_takes_one_tensor_of_extra_memory(inference, tmp_path, monkeypat
     # NumPy's share is the one tensor on its way, JAX's what is loaded and a codebook in the making.
     assert peak < 1.7 * max(sizes)  # the rest is Python's own objects
     assert max(held) <= sum(sizes) + 4 * config.codebook_size * config.codebook_dim
+    assert max(mapped) < 1.7 * max(sizes)
 
 
 def live_bytes():
     return sum(array.nbytes for array in jax.live_arrays())
+
+
+def mapped_bytes(path):
+    """The part of a mapped file that is in memory, as Linux tells it."""
+    table = pathlib.Path("/proc/self/smaps")
+    if not table.exists():
+        return 0
+    blocks = re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", table.read_text())
+    return 1024 * sum(map(int, blocks))
 
 
 def test_half_precision_is_widened(tmp_path):
