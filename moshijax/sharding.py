@@ -22,14 +22,26 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
 # Regex over the end of a parameter's name -> spec of its last axes; earlier axes are whole.
+# A number before a kernel counts weight sets that are a list; `frozen` and `values` stand for a
+# kernel that has an adapter or is quantised.
 RULES: tuple[tuple[str, P], ...] = (
     # Convolutions [..., in, out], heads and codebook projections [in, out].
     (r"(conv\w*|head|project_in|project_out)/kernel", P("tensor", "fsdp")),
     (r"(first|last|downs/\d+|ups/\d+|downsample|upsample)/kernel", P(None, "fsdp")),
     # Transformers: into the heads and the MLP by columns, out of them by rows.
-    (r"(q|k|v|gate|up)/kernel", P("fsdp", "tensor")),
-    (r"(out|down)/kernel", P("tensor", "fsdp")),
+    (r"(q|k|v|gate|up)(/\d+)?/kernel(/frozen|/values)*", P("fsdp", "tensor")),
+    (r"(out|down)(/\d+)?/kernel(/frozen|/values)*", P("tensor", "fsdp")),
+    # Language models: tables of vectors, what reads them, and heads by columns.
+    (r"(text_embedding|audio_embeddings)/table", P(None, "fsdp")),
+    (r"(second|low_rank)(/\d+)?/kernel(/frozen|/values)*", P(None, "fsdp")),
+    (r"first/kernel(/frozen|/values)+", P(None, "fsdp")),
+    (r"(text_head|heads|depth/project)(/\d+)?/kernel(/frozen|/values)*", P("fsdp", "tensor")),
+    (r"kernel/a", P("fsdp", None)),
+    (r"kernel/b", P(None, "fsdp")),
     # What is small stays whole.
+    (r"conditioners/parts/\w+/(table|absent|project/kernel(/frozen|/values)*)", P(None)),
+    (r"pause_heads(/\d+)?/kernel(/frozen|/values)*", P(None)),
+    (r"kernel(/frozen)?/(scale|offset)", P(None)),
     (r"(gn\d|\w*norm\w*|\w+_scale)/(scale|bias)", P(None)),
     (r"(conv|head|out|first|last|downs/\d+|ups/\d+)/bias", P(None)),
     (r"codebooks/\d+/(embedding_sum|usage|initialized)", P(None)),

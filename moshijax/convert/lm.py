@@ -1,0 +1,135 @@
+"""Language models from a file of any layout, whole or onto a mesh, and to one."""
+
+import functools
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from moshijax.convert.hub import locate
+from moshijax.convert.lm_names import LAYOUTS, entries
+from moshijax.convert.names import Entry
+from moshijax.convert.safetensors import Safetensors, write_safetensors
+from moshijax.convert.tables import announce, detect, faults, few, pieces, read
+from moshijax.lm.config import MoshiConfig
+from moshijax.lm.moshi import Moshi
+from moshijax.lm.presets import PRESETS
+from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.nn.transformer import unstack
+from moshijax.sharding import shard_like
+
+
+WHAT = "language model"
+
+
+def load_lm(
+    source: str | os.PathLike[str],
+    config: MoshiConfig,
+    *,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    inference: bool = False,
+) -> Moshi:
+    """Loads a language model from a path or an `hf://` name, whatever the layout of the file.
+
+    Every tensor must be there, in its shape, and no other. Conditioners are float32, the rest is
+    `dtype`, or as in the file.
+
+    Args:
+        source: where the file is.
+        config: what the file must hold.
+        dtype: of the parameters.
+        mesh: where to put them; each process reads of the file what its devices hold.
+        inference: arrange the weights as lists, which a CPU reads fastest.
+
+    Raises:
+        ValueError: the file does not fit; the sentence says how, and which preset it is of.
+    """
+    file = Safetensors(locate(source))
+    model = abstract_lm(config)
+    table = fitting_table(file, config, named_leaves(model))
+    if inference:
+        model = jax.eval_shape(unstack, model)
+    model = _typed(model, dtype or file.entries[table[0].name].dtype)
+    leaves = named_leaves(model)
+    parts = pieces(table, leaves)
+    shardings = named_leaves(shard_like(model, mesh)) if mesh else {}
+
+    def fill(name: str, leaf: Any) -> jax.Array:
+        if mesh is None:
+            array = jnp.asarray(read(file, parts[name], leaf.shape, leaf.dtype))
+        else:
+            array = jax.make_array_from_callback(
+                leaf.shape,
+                shardings[name],
+                lambda index: read(file, parts[name], leaf.shape, leaf.dtype, index),
+            )
+        file.release()
+        return array
+
+    return with_leaves(model, {name: fill(name, leaf) for name, leaf in leaves.items()})
+
+
+def save_lm(
+    model: Moshi,
+    path: str | os.PathLike[str],
+    *,
+    layout: str = "published",
+    dtype: Any = None,
+) -> pathlib.Path:
+    """Writes a language model; conditioners in float32, the rest in `dtype`, or as it is."""
+    leaves = named_leaves(model)
+    table = entries(model.config, layout)
+    tensors = {e.name: announce(e, leaves, _kept(e.paths[0]) or dtype) for e in table}
+    write_safetensors(path, tensors, {})
+    return pathlib.Path(path)
+
+
+def _kept(path: str) -> Any:
+    """The type that a parameter always has."""
+    return np.dtype(np.float32) if path.startswith("conditioners/") else None
+
+
+def _typed(model: Moshi, dtype: Any) -> Moshi:
+    leaves = named_leaves(model).items()
+    shapes = {n: jax.ShapeDtypeStruct(x.shape, _kept(n) or dtype) for n, x in leaves}
+    return with_leaves(model, shapes)
+
+
+@functools.lru_cache
+def abstract_lm(config: MoshiConfig) -> Moshi:
+    """Returns a language model of shapes without numbers."""
+    return jax.eval_shape(lambda: Moshi(config, rngs=nnx.Rngs(0)))
+
+
+def fitting_table(file: Safetensors, config: MoshiConfig, leaves: dict[str, Any]) -> list[Entry]:
+    """Returns the table of a file's layout; it must have all tensors of a model, and no other."""
+    tables = {layout: entries(config, layout) for layout in LAYOUTS}
+    layout = detect(file, tables)
+    if layout is None:
+        found = f"it has few of this model's tensors; its own are {few(sorted(file))}"
+    else:
+        found = faults(file, tables[layout], leaves)
+    if layout is not None and not found:
+        return tables[layout]
+    fitting = [name for name, other in PRESETS.items() if _fits(file, other)]
+    remedy = (
+        f"it is of the preset {' or '.join(fitting)}, so load it as that"
+        if fitting
+        else "choose the configuration that it was made with, or fetch it anew"
+    )
+    raise ValueError(f"{file.path} does not fit this {WHAT}: {found}; {remedy}")
+
+
+def _fits(file: Safetensors, config: MoshiConfig) -> bool:
+    for layout in LAYOUTS:
+        # Finding a model's shapes takes long, so only if the names fit.
+        table = entries(config, layout)
+        if file.keys() == {entry.name for entry in table}:
+            return not faults(file, table, named_leaves(abstract_lm(config)))
+    return False
