@@ -9,7 +9,11 @@ from distill.vision.resnet import PRESETS, ResNet
 from moshijax import sharding
 from moshijax.codec.config import PRESETS as MIMI
 from moshijax.codec.mimi import Mimi
+from moshijax.convert.lm import abstract_lm, load_lm, save_lm
+from moshijax.lm.presets import PRESETS as LANGUAGE
 from moshijax.nn.paths import named_leaves
+from moshijax.nn.transformer import unstack
+from tests.lm_models import random_codes, random_model
 
 
 def test_rules_give_the_last_axes_and_drop_what_does_not_divide():
@@ -73,6 +77,36 @@ def test_every_parameter_of_mimi_has_one_rule():
         attention = "encoder/transformer/layers/attention"
         assert specs[f"{attention}/q/kernel"] == P(None, "fsdp", "tensor")
         assert specs[f"{attention}/out/kernel"] == P(None, "tensor", "fsdp")
+
+
+@pytest.mark.parametrize("name", [name for name in LANGUAGE if not name.endswith("_tiny")])
+def test_every_parameter_of_every_language_model_has_one_rule(name):
+    mesh = sharding.make_mesh(dict(fsdp=4, tensor=2))
+    shapes = abstract_lm(LANGUAGE[name])
+    leaves = named_leaves(shapes)
+    specs = {n: s.spec for n, s in named_leaves(sharding.shard_like(shapes, mesh)).items()}
+    layer = "temporal/transformer/layers"
+    assert specs[f"{layer}/attention/q/kernel"] == P(None, "fsdp", "tensor")
+    assert specs[f"{layer}/mlp/down/kernel"] == P(None, "tensor", "fsdp")
+    assert specs["temporal/text_embedding/table"] == P(None, "fsdp")
+    whole = sum(leaves[n].size for n, spec in specs.items() if not any(spec))
+    assert whole < 0.005 * sum(leaf.size for leaf in leaves.values())
+    listed = jax.eval_shape(unstack, shapes)
+    sharding.shard_like(listed, mesh)
+
+
+def test_sharded_language_model_gives_the_same_logits(tmp_path):
+    model = random_model("moshi_7b")
+    path = save_lm(model, tmp_path / "lm.safetensors")
+    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    placed = load_lm(path, model.config, mesh=mesh)
+    kernel = placed.temporal.transformer.layers.mlp.up.kernel[...]
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 28)
+    codes = random_codes(model.config, 4, 6)
+    run = jax.jit(lambda model, codes: model.logits(codes))
+    want, got = run(model, codes), run(placed, sharding.to_mesh(codes, 4, mesh))
+    np.testing.assert_allclose(got.text, want.text, atol=2e-5)
+    np.testing.assert_allclose(got.audio, want.audio, atol=2e-5)
 
 
 def test_placed_arrays_keep_their_values():
