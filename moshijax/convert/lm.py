@@ -1,6 +1,7 @@
 """Language models from a file of any layout, whole or onto a mesh, and to one."""
 
 import functools
+import json
 import os
 import pathlib
 from typing import Any
@@ -12,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moshijax.convert.hub import locate
-from moshijax.convert.lm_names import LAYOUTS, entries
+from moshijax.convert.lm_names import entries, layouts
 from moshijax.convert.names import Entry
 from moshijax.convert.safetensors import Safetensors, write_safetensors
 from moshijax.convert.tables import announce, detect, faults, few, pieces, read
@@ -82,12 +83,43 @@ def save_lm(
     layout: str = "published",
     dtype: Any = None,
 ) -> pathlib.Path:
-    """Writes a language model; conditioners in float32, the rest in `dtype`, or as it is."""
-    leaves = named_leaves(model)
+    """Writes a language model; conditioners in float32, the rest in `dtype`, or as it is.
+
+    For transformers it writes a folder, with the configuration beside the weights.
+    """
+    path, leaves = pathlib.Path(path), named_leaves(model)
     table = entries(model.config, layout)
+    if layout == "transformers":
+        path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(transformers_config(model.config), indent=2)
+        (path / "config.json").write_text(text + "\n")
+        path = path / "model.safetensors"
     tensors = {e.name: announce(e, leaves, _kept(e.paths[0]) or dtype) for e in table}
-    write_safetensors(path, tensors, {})
-    return pathlib.Path(path)
+    write_safetensors(path, tensors, {"format": "pt"} if layout == "transformers" else {})
+    return path
+
+
+def transformers_config(config: MoshiConfig) -> dict[str, Any]:
+    """Returns what transformers' HeliumConfig needs to build the same model of text."""
+    return {
+        "architectures": ["HeliumForCausalLM"],
+        "model_type": "helium",
+        "vocab_size": config.text_vocab,
+        "hidden_size": config.dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_heads,
+        "head_dim": config.dim // config.num_heads,
+        "max_position_embeddings": config.context,
+        "rope_theta": config.max_period,
+        "rms_norm_eps": 1e-8,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "pad_token_id": config.text_padding,
+    }
 
 
 def _kept(path: str) -> Any:
@@ -109,7 +141,7 @@ def abstract_lm(config: MoshiConfig) -> Moshi:
 
 def fitting_table(file: Safetensors, config: MoshiConfig, leaves: dict[str, Any]) -> list[Entry]:
     """Returns the table of a file's layout; it must have all tensors of a model, and no other."""
-    tables = {layout: entries(config, layout) for layout in LAYOUTS}
+    tables = {layout: entries(config, layout) for layout in layouts(config)}
     layout = detect(file, tables)
     if layout is None:
         found = f"it has few of this model's tensors; its own are {few(sorted(file))}"
@@ -127,7 +159,7 @@ def fitting_table(file: Safetensors, config: MoshiConfig, leaves: dict[str, Any]
 
 
 def _fits(file: Safetensors, config: MoshiConfig) -> bool:
-    for layout in LAYOUTS:
+    for layout in layouts(config):
         # Finding a model's shapes takes long, so only if the names fit.
         table = entries(config, layout)
         if file.keys() == {entry.name for entry in table}:

@@ -2,6 +2,8 @@
 
 * `published`: the files of Moshi, Hibiki, the speech-to-text and text-to-speech models.
 * `torch`: the names of a running PyTorch model, which moshi-finetune saves.
+* `transformers`: the files of `transformers.HeliumForCausalLM`, for models of text alone. It has no
+  vector for what precedes a text: there ours reads that of the beginning of sentence.
 
 A number in a path of ours counts layers, weight sets or codebooks, which ours may have stacked.
 """
@@ -19,6 +21,9 @@ GATE = Transform(
     lambda a: tuple(half.T for half in np.split(a, 2)),
     lambda gate, up: np.concatenate([gate.T, up.T]),
 )
+
+BEGIN = 1  # The piece that begins a text.
+BEGUN = Transform(lambda a: (np.concatenate([a, a[BEGIN : BEGIN + 1]]),), lambda a: a[:-1])
 
 
 def stacked(number: int, inner: Transform) -> Transform:
@@ -38,11 +43,17 @@ def entries(config: MoshiConfig, layout: str) -> list[Entry]:
     """Returns the whole table of a layout.
 
     Raises:
-        ValueError: the layout is unknown.
+        ValueError: the layout is unknown, or not one of such a model.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r} is unknown; there are {', '.join(LAYOUTS)}")
+    if layout not in layouts(config):
+        known = ", ".join(layouts(config))
+        raise ValueError(f"layout {layout!r} is none of this model's; there are {known}")
     return list(LAYOUTS[layout](config))
+
+
+def layouts(config: MoshiConfig) -> list[str]:
+    """Returns the layouts that a model can have."""
+    return [name for name in LAYOUTS if name != "transformers" or config.num_codebooks == 0]
 
 
 def _published(config: MoshiConfig) -> Iterator[Entry]:
@@ -140,9 +151,28 @@ def _torch(config: MoshiConfig) -> Iterator[Entry]:
             yield Entry(name, entry.paths[s * each : (s + 1) * each], inner)
 
 
+def _transformers(config: MoshiConfig) -> Iterator[Entry]:
+    yield Entry("model.embed_tokens.weight", ("temporal/text_embedding/table",), BEGUN)
+    for i in range(config.num_layers):
+        name, path = f"model.layers.{i}", f"temporal/transformer/layers/{i}"
+        for theirs, ours in TRANSFORMERS_LINEARS.items():
+            yield Entry(f"{name}.{theirs}.weight", (f"{path}/{ours}/kernel",), LINEAR)
+        yield Entry(f"{name}.input_layernorm.weight", (f"{path}/attention_norm/scale",), SAME)
+        yield Entry(f"{name}.post_attention_layernorm.weight", (f"{path}/mlp_norm/scale",), SAME)
+    yield Entry("model.norm.weight", ("temporal/out_norm/scale",), SAME)
+    yield Entry("lm_head.weight", ("temporal/text_head/kernel",), LINEAR)
+
+
+# The rotary embedding turns pairs of neighbours, as ours does: nothing is permuted.
+TRANSFORMERS_LINEARS = {f"self_attn.{p}_proj": f"attention/{p}" for p in "qkv"} | {
+    "self_attn.o_proj": "attention/out"
+}
+TRANSFORMERS_LINEARS |= {f"mlp.{p}_proj": f"mlp/{p}" for p in ("gate", "up", "down")}
+
 PROJECTIONS = {"in_proj_weight": "in_projs.{}.weight", "out_proj.weight": "out_projs.{}.weight"}
 
 LAYOUTS: dict[str, Callable[[MoshiConfig], Iterator[Entry]]] = {
     "published": _published,
     "torch": _torch,
+    "transformers": _transformers,
 }
