@@ -118,7 +118,7 @@ class Depth(nnx.Module):
         self,
         hidden: Float[Array, "B D"],
         text: Int[Array, "B"],
-        codes: Int[Array, "B K"] | None,
+        codes: Int[Array, "B J"] | None,
         steps: tuple[int, ...],
     ) -> Float[Array, "B K E"]:
         """Adds to the projected hidden the embedding of what each step follows."""

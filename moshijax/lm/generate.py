@@ -5,7 +5,7 @@ same). At its first step a row reads initial codes only, so the first frame give
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moshijax.lm.config import UNGENERATED, ZERO
 from moshijax.lm.moshi import Moshi
-from moshijax.lm.sampling import Sampling, penalize, sample
+from moshijax.lm.sampling import Number, Sampling, penalize, sample
 from moshijax.nn.streaming import State, batch_axes, hold_rows, pick_rows, select_rows
 
 
@@ -30,8 +30,8 @@ class Guidance:
     guided).
     """
 
-    scale: float | Float[Array, ""]
-    blind_frames: Int[Array, "B"] | None = None
+    scale: Number
+    blind_frames: Number | None = None
     no_text: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
@@ -40,11 +40,11 @@ class Guidance:
 class Settings:
     """How frames are generated; the defaults are those of Moshi's own code."""
 
-    text: Sampling = dataclasses.field(default_factory=lambda: Sampling(0.7, 25))
-    audio: Sampling = dataclasses.field(default_factory=lambda: Sampling(0.8, 250))
-    guidance: Guidance | None = None
-    padding_bonus: float | Float[Array, "B"] = 0.0  # added to the logit of text padding
-    repetition_penalty: float | Float[Array, "B"] = 1.0  # of text pieces; 1: none
+    text: Any = dataclasses.field(default_factory=lambda: Sampling(0.7, 25))
+    audio: Any = dataclasses.field(default_factory=lambda: Sampling(0.8, 250))
+    guidance: Any = None
+    padding_bonus: Number = 0.0  # added to the logit of text padding
+    repetition_penalty: Number = 1.0  # of text pieces; 1: none
 
 
 class LiveState(NamedTuple):

@@ -30,8 +30,8 @@ class Logits(NamedTuple):
 
     text: Float[Array, "B T V"]
     text_mask: Bool[Array, "B T"]
-    audio: Float[Array, "B K T C"] | None
-    audio_mask: Bool[Array, "B K T"]
+    audio: Float[Array, "B J T C"] | None
+    audio_mask: Bool[Array, "B J T"]
 
 
 class Moshi(nnx.Module):
@@ -92,7 +92,7 @@ class Moshi(nnx.Module):
 
     def audio_logits(
         self, hidden: Float[Array, "B T D"], predicted: Int[Array, "B K T"]
-    ) -> Float[Array, "B K T C"]:
+    ) -> Float[Array, "B J T C"]:
         """Runs the depth transformer at every frame, given the codes of that frame."""
         if self.depth is None:
             raise ValueError("this model has no depth transformer, so no audio logits.")

@@ -1,10 +1,15 @@
 """Choosing codes from logits: temperature, top-k, top-p, repetition penalty, padding bonus."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+
+# A float or an array [B]; no narrower, since JAX rebuilds the classes below with other leaves.
+Number = Any
 
 
 @jax.tree_util.register_dataclass
@@ -15,12 +20,12 @@ class Sampling:
     A temperature of 0 takes the likeliest code. `top_k` 0 draws from all of them.
     """
 
-    temperature: float | Float[Array, "B"]
+    temperature: Number
     top_k: int = dataclasses.field(metadata={"static": True})
-    top_p: float | Float[Array, "B"] = 1.0
+    top_p: Number = 1.0
 
 
-def _by_row(value: float | Array, logits: Float[Array, "B V"]) -> Float[Array, "B 1"]:
+def _by_row(value: Number, logits: Float[Array, "B V"]) -> Float[Array, "B 1"]:
     return jnp.broadcast_to(jnp.asarray(value, jnp.float32), logits.shape[:1])[:, None]
 
 
@@ -49,7 +54,7 @@ def sample(logits: Float[Array, "B V"], sampling: Sampling, key: Array) -> Int[A
 def penalize(
     logits: Float[Array, "B V"],
     recent: Int[Array, "B R"],
-    penalty: float | Float[Array, "B"],
+    penalty: Number,
 ) -> Float[Array, "B V"]:
     """Makes recent codes less likely (CTRL, arXiv:1909.05858, section 4.1); negative ones pass."""
     recent = jnp.where(recent < 0, logits.shape[1], recent)

@@ -27,9 +27,9 @@ def make_linears(number: int, in_features: int, out_features: int, rngs: nnx.Rng
 
 
 def map_steps(
-    linears: Linear | nnx.List, x: Float[Array, "B K C"], sets: tuple[int, ...]
+    linears: Any, x: Float[Array, "B K C"], sets: tuple[int, ...]
 ) -> Float[Array, "B K D"]:
-    """Maps `x[:, i]` by the linear map number `sets[i]`."""
+    """Maps `x[:, i]` by the linear map number `sets[i]` of a stack or a list of them."""
     if not isinstance(linears, Linear):
         parts = [linears[which](x[:, i : i + 1]) for i, which in enumerate(sets)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
