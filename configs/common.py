@@ -74,7 +74,7 @@ def model(preset: str, resolution: int, num_classes: int, load: str | None) -> d
     """A model of an experiment; `load` is an npz file or a work directory."""
     return dict(
         preset=preset,
-        overrides=dict(num_classes=num_classes, dtype="float32"),
+        overrides=dict(num_classes=num_classes, dtype="float32", remat=False),
         resolution=resolution,
         load=text(load),
         load_head=True,

@@ -175,7 +175,9 @@ def plan(config: ConfigDict) -> Plan:
             name: jax.ShapeDtypeStruct((size, spec.num_classes), np.float32)
             for name, spec in specs.items()
         }
-    return Plan(_make_task(config, frozen, {}, labelled=True), batch, {"images": size})
+    task = _make_task(config, frozen, {}, labelled=True)
+    choices = {"student.overrides.remat": (False, True), "accumulate": (1, 2, 4, 8)}
+    return Plan(task, batch, {"images": size}, choices)
 
 
 def run(config: ConfigDict, workdir: str) -> Any:

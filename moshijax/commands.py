@@ -32,14 +32,24 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
     profile = flags.DEFINE_string("profile", None, "Steps to trace, as in steps=10..12.")
     _define_host_flags()
 
-    def main(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
-            raise ValueError(f"surplus argument {argv[1]!r}: flags begin with --.")
+    def main() -> None:
         if profile.value is not None:
             with config.value.unlocked():
                 config.value.profile = profile.value
         join(program)
         train(config.value, str(workdir.value))
+
+    run_command(program, main, usage)
+
+
+def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
+    """Parses the flags that are defined and runs; what is wrong with them is told in a sentence.
+
+    Args:
+        program: the command's name, before its error messages.
+        main: what it does.
+        usage: what `--help` begins with.
+    """
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -52,7 +62,9 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
-            main(argv)
+            if len(argv) > 1:
+                raise ValueError(f"surplus argument {argv[1]!r}: flags begin with --.")
+            main()
         except hosts.Stopped:
             hosts.leave(hosts.EXIT_STOPPED)
         except KeyboardInterrupt:

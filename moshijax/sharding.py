@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moshijax.nn.paths import named_leaves, with_leaves
@@ -89,7 +89,7 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | N
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     """The spec of one array; an axis that the mesh does not divide stays whole."""
     if not shape:
         return P()
@@ -101,7 +101,7 @@ def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*(a if fit else None for a, fit in zip(spec, fits, strict=True)))
 
 
-def shard_like(tree: Any, mesh: Mesh) -> Any:
+def shard_like(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """The sharding of each leaf of a state or of frozen arrays (arrays or shapes)."""
     specs = {n: parameter_spec(n, tuple(x.shape), mesh) for n, x in named_leaves(tree).items()}
     return with_leaves(tree, {name: NamedSharding(mesh, spec) for name, spec in specs.items()})
@@ -125,17 +125,18 @@ def put(array: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def place(tree: Any, mesh: Mesh) -> Any:
+def place(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Puts every leaf where the table says; shapes are only told so."""
     shardings = shard_like(tree, mesh)
-    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)):
+    shapes = any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree))
+    if shapes or isinstance(mesh, AbstractMesh):
         return shaped(tree, shardings)
     if mesh.is_multi_process:
         return jax.tree.map(put, tree, shardings)
     return jax.device_put(tree, shardings)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises ValueError unless the rows divide among the devices that split a batch."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % parts:
@@ -156,7 +157,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.array(sorted({row for bounds in slices for row in range(*bounds)}))
 
 
-def batch_shapes(batch: Any, mesh: Mesh) -> Any:
+def batch_shapes(batch: Any, mesh: Mesh | AbstractMesh) -> Any:
     """The shapes of a global batch as `to_mesh` places it."""
     return shaped(
         batch,

@@ -75,6 +75,16 @@ def count(jaxpr: Jaxpr, recomputed: bool = True) -> float:
     return total
 
 
+def count_kernels(jaxpr: Jaxpr) -> float:
+    """Those of them that are inside of kernels written by hand."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        inner = [j for v in eqn.params.values() for j in _inner(v)]
+        inside = count if eqn.primitive.name == "pallas_call" else count_kernels
+        total += _times(eqn) * sum(map(inside, inner))
+    return total
+
+
 def count_flops(function: Callable[..., Any], *args: Any) -> float:
     """FLOPs of one call of `function` with these arguments (arrays or shapes)."""
     return count(jax.jit(function).trace(*args).jaxpr.jaxpr)

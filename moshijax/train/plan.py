@@ -1,7 +1,8 @@
 """What a config would train, told by shapes alone: nothing is read, loaded or computed."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -14,7 +15,10 @@ class Plan(NamedTuple):
 
     task: Task
     batch: Any  # Shapes of one global batch, scalars included.
-    counts: Mapping[str, float]  # What a step goes through: {"images": 4096}.
+    counts: Mapping[str, int]  # What a step goes through: {"images": 4096}.
+    # Keys of the config that trade speed for memory and leave what is learned alone: what they
+    # may be, the fastest first.
+    choices: Mapping[str, Sequence[Any]] = MappingProxyType({})
     # The model's own FLOPs of a step, where counting its program would not tell them.
     model_flops: float | None = None
 

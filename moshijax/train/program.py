@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moshijax import sharding
@@ -39,16 +39,16 @@ class Task(Protocol):
 class Program(NamedTuple):
     """A task on a mesh."""
 
-    mesh: Mesh
+    mesh: Any  # A Mesh, or an AbstractMesh where nothing is to be run.
     shapes: Any
     shardings: Any
     frozen: Any
     init: Callable[..., Any]
-    update: Callable[..., Any]
+    update: jax.stages.Wrapped
     evaluate: Callable[..., Any]
 
 
-def place(task: Task, mesh: Mesh, seed: int) -> Program:
+def place(task: Task, mesh: Mesh | AbstractMesh, seed: int) -> Program:
     """Shapes, shardings and jitted functions of a task; compiles nothing yet."""
     shapes = jax.eval_shape(task.init, jax.random.key(seed))
     shardings = sharding.shard_like(shapes, mesh)

@@ -1,0 +1,100 @@
+"""Compiles a lowered program for a TPU that is not there, and keeps what the compiler writes."""
+
+import contextlib
+import pathlib
+import tempfile
+import time
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import jax
+
+from moshijax.preflight import hlo, memory
+from moshijax.train.chips import Chip
+
+
+FITS, EXCEEDS, FAILED = "fits", "does not fit", "not compiled"
+
+
+class Outcome(NamedTuple):
+    """What became of a compilation."""
+
+    status: str
+    message: str  # The compiler's, where it refused.
+    seconds: float
+    usage: memory.Usage | None
+    module: hlo.Module | None  # The optimised program; None unless it fits.
+
+
+def compile_for(lowered: Any, chip: Chip, argument_bytes: float) -> Outcome:
+    """Compiles; an error of the compiler is an answer.
+
+    Args:
+        lowered: what `jit(...).lower(...)` gave.
+        chip: what it is compiled for.
+        argument_bytes: what the arguments take of one chip.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="preflight_") as scratch:
+        folder = pathlib.Path(scratch)
+        # as_text() fails on v5p and v6e, so the program is read from its dump everywhere.
+        options = {"xla_dump_to": scratch, "xla_dump_hlo_as_text": True}
+        try:
+            with _uncached():
+                compiled = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            seconds = time.perf_counter() - start
+            return _refused(str(error), seconds, folder, argument_bytes)
+        seconds = time.perf_counter() - start
+        module = hlo.parse(_read(folder, "after_codegen"))
+        stats = compiled.memory_analysis()
+        needed = memory.read_total(_read(folder, "memory-usage-report"))
+        assignment = _read(folder, "buffer-assignment")
+    arguments, output = stats.argument_size_in_bytes, stats.output_size_in_bytes
+    needed = needed or stats.peak_memory_in_bytes
+    usage = memory.Usage(
+        needed=needed,
+        available=chip.hbm,
+        arguments=arguments,
+        temporaries=max(needed - arguments, 0.0),
+        outputs=output,
+        aliased=stats.alias_size_in_bytes,
+        largest=memory.largest_buffers(assignment, module),
+    )
+    return Outcome(FITS, "", seconds, usage, module)
+
+
+@contextlib.contextmanager
+def _uncached() -> Generator[None]:
+    """Without JAX's cache of programs, which cannot read those for a TPU that is not there."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
+def _refused(message: str, seconds: float, folder: pathlib.Path, arguments: float) -> Outcome:
+    brief = " ".join(message.split("\n\n")[0].split())[:400]
+    overflow = memory.read_overflow(message)
+    if overflow is None:
+        return Outcome(FAILED, brief, seconds, None, None)
+    module = hlo.parse(_read(folder, "after_optimizations"))
+    largest = memory.largest_buffers(_read(folder, "buffer-assignment"), module)
+    usage = memory.Usage(
+        needed=overflow.needed,
+        available=overflow.available,
+        arguments=arguments,
+        temporaries=max(overflow.needed - arguments, 0.0),
+        outputs=0.0,
+        aliased=0.0,
+        largest=largest or overflow.largest,
+    )
+    return Outcome(EXCEEDS, brief, seconds, usage, None)
+
+
+def _read(folder: pathlib.Path, what: str) -> str:
+    """The longest of the dumped files that end so: that of the main program."""
+    files = sorted(folder.glob(f"*{what}.txt"), key=lambda path: path.stat().st_size)
+    return files[-1].read_text() if files else ""

@@ -1,0 +1,88 @@
+"""From a compiled program to seconds, days and prices."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from moshijax.preflight.collectives import Transfer
+from moshijax.preflight.work import Work
+from moshijax.train.chips import Chip
+
+
+SECONDS_A_DAY = 86400.0
+
+RULE = (
+    "A step takes the cycles that the compiler estimates, kernels at the peak of their whole grid, "
+    "and the collectives beside which nothing runs; but no less than all arithmetic at peak, or "
+    "all collectives at the rate of the links. Feeding the chips is not counted."
+)
+AT_BEST = "Not compiled: all arithmetic at peak, which no program reaches."
+
+
+class Flops(NamedTuple):
+    """Arithmetic of a step on all chips, counted from its jaxpr with loops multiplied out."""
+
+    executed: float
+    model: float  # Forward and backward once, nothing computed a second time.
+    kernels: float  # Of those executed: in kernels written by hand.
+
+
+class Estimate(NamedTuple):
+    """Seconds of a step: three lower bounds, what adds up, and what is expected."""
+
+    compute: float  # All arithmetic at peak.
+    memory: float  # All traffic of the main memory at its bandwidth.
+    links: float  # All collectives.
+    cycles: float  # The compiler's estimate, without what follows.
+    kernels: float
+    exposed: float  # Collectives beside which nothing runs.
+    step: float
+    mfu: float
+    bound: str  # What the step waits for most.
+    rule: str
+
+
+class Run(NamedTuple):
+    """The whole run of a config."""
+
+    steps: int
+    per_day: Mapping[str, float]  # By unit.
+    days: float
+    chip_hours: float
+    price: float | None
+
+
+def estimate(
+    flops: Flops, devices: int, chip: Chip, work: Work | None, transfers: Sequence[Transfer]
+) -> Estimate:
+    """The time of a step; without a compiled program only its lower bound."""
+    compute = flops.executed / devices / chip.flops
+    kernels = flops.kernels / devices / chip.flops
+    memory = work.bytes / chip.bandwidth if work else 0.0
+    cycles = work.cycles / chip.clock if work else 0.0
+    links = sum(t.seconds for t in transfers)
+    exposed = sum(t.seconds for t in transfers if not t.overlapped)
+    busy = cycles + kernels
+    step = max(busy + exposed, compute, links)
+    parts = {"compute": compute, "memory": memory, "interconnect": links}
+    return Estimate(
+        compute=compute,
+        memory=memory,
+        links=links,
+        cycles=cycles,
+        kernels=kernels if work else 0.0,
+        exposed=exposed,
+        step=step,
+        mfu=flops.model / devices / chip.flops / step,
+        bound=max(parts, key=lambda name: parts[name]),
+        rule=RULE if work else AT_BEST,
+    )
+
+
+def whole_run(
+    step: float, steps: int, counts: Mapping[str, int], chips: int, price: float | None
+) -> Run:
+    """What so many steps come to, at a price for a chip and an hour."""
+    days = step * steps / SECONDS_A_DAY
+    chip_hours = days * 24 * chips
+    per_day = {unit: count / step * SECONDS_A_DAY for unit, count in counts.items()}
+    return Run(steps, per_day, days, chip_hours, None if price is None else price * chip_hours)

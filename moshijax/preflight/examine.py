@@ -1,0 +1,220 @@
+"""One config on one slice: compiled, measured, told."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+from ml_collections import ConfigDict
+
+from moshijax import sharding
+from moshijax.preflight import collectives, estimate, memory, topology, work
+from moshijax.preflight.compile import EXCEEDS, FAILED, FITS, Outcome, compile_for
+from moshijax.train import flops, plan, program
+
+
+SHOWN = 8  # Of the longest collectives.
+DONATED = 0.99  # Of what is returned, at least so much takes an argument's place.
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What preflight found."""
+
+    config: str
+    changes: Mapping[str, Any]  # Keys that were set beside it.
+    topology: str
+    chips: int
+    mesh: Mapping[str, int]
+    status: str
+    notes: Sequence[str]  # What to know or to change.
+    compile_seconds: float
+    parameters: int
+    shares: Sequence[memory.Share]
+    batch_bytes: float  # Of one chip.
+    unused_bytes: float  # Arguments that the update does not read, but which stay there.
+    usage: memory.Usage | None
+    collectives: Sequence[collectives.Sum]
+    longest: Sequence[collectives.Transfer]
+    work: work.Work | None
+    flops: estimate.Flops
+    time: estimate.Estimate
+    run: estimate.Run
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be run."""
+        return self.status == FITS
+
+    def to_json(self) -> str:
+        """Everything, as text."""
+        return json.dumps(plain(dataclasses.asdict(self)), indent=1)
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as objects, and numbers that JSON has."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def examine(
+    config: ConfigDict,
+    slice_: topology.Topology,
+    *,
+    name: str = "",
+    changes: Mapping[str, Any] | None = None,
+    price: float | None = None,
+) -> Report:
+    """Compiles the update of a config for a slice and adds up what it would take.
+
+    Args:
+        config: an experiment; it is not changed.
+        slice_: what it would run on.
+        name: what the config is called.
+        changes: keys that are set in it first.
+        price: of a chip for an hour.
+
+    Raises:
+        ValueError: the config has no task, or its mesh or batch does not fit the slice.
+    """
+    config = changed(config, changes or {})
+    sizes = sharding.mesh_sizes(config.mesh.to_dict(), slice_.size)
+    planned = plan.make(config)
+    mesh, reason = _mesh(config, slice_, sizes)
+    sharding.check_batch_size(config.batch_size, mesh)
+    placed = program.place(planned.task, mesh, config.seed)
+    state = sharding.shaped(placed.shapes, placed.shardings)
+    batch = sharding.batch_shapes(planned.batch, mesh)
+    key = jax.eval_shape(jax.random.key, 0)
+    if reason:  # Nothing can be placed on a mesh of no devices.
+        traced = jax.jit(planned.task.update).trace(
+            placed.shapes, planned.task.frozen, planned.batch, key
+        )
+    else:
+        traced = placed.update.trace(state, placed.frozen, batch, key)
+    arguments = sum(map(memory.chip_bytes, (state, placed.frozen, batch)))
+    if reason:
+        outcome = Outcome(FAILED, reason, 0.0, None, None)
+    else:
+        outcome = compile_for(traced.lower(), slice_.chip, arguments)
+    done = work.count(outcome.module) if outcome.module else None
+    transfers = []
+    if outcome.module:
+        transfers = collectives.find(outcome.module, topology.lay_out(slice_, mesh))
+    arithmetic = _flops(traced.jaxpr.jaxpr, planned)
+    time = estimate.estimate(arithmetic, slice_.size, slice_.chip, done, transfers)
+    usage = outcome.usage
+    unused = max(arguments - usage.arguments, 0.0) if usage else 0.0
+    return Report(
+        config=name,
+        changes=changes or {},
+        topology=slice_.name,
+        chips=slice_.chips,
+        mesh=sizes,
+        status=_status(outcome, unused),
+        notes=_notes(config, planned, outcome, unused),
+        compile_seconds=outcome.seconds,
+        parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(placed.shapes[0])),
+        shares=memory.shares(state, placed.frozen),
+        batch_bytes=memory.chip_bytes(batch),
+        unused_bytes=unused,
+        usage=usage,
+        collectives=collectives.summarize(transfers),
+        longest=[t for t in transfers if t.axes][:SHOWN],
+        work=done,
+        flops=arithmetic,
+        time=time,
+        run=estimate.whole_run(time.step, config.num_steps, planned.counts, slice_.chips, price),
+    )
+
+
+def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy with some keys, such as `mesh.fsdp`, set."""
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(dict(changes))
+    return config
+
+
+def _mesh(
+    config: ConfigDict, slice_: topology.Topology, sizes: Mapping[str, int]
+) -> tuple[Any, str]:
+    """A mesh over the slice; where libtpu does not know it an abstract one, and why."""
+    topology.check_libtpu()
+    try:
+        return sharding.make_mesh(config.mesh.to_dict(), topology.devices(slice_)), ""
+    except topology.UnknownSliceError as error:
+        types = (AxisType.Auto,) * len(sizes)
+        return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=types), str(error)
+
+
+def _flops(jaxpr: Any, planned: plan.Plan) -> estimate.Flops:
+    own = planned.model_flops
+    return estimate.Flops(
+        executed=flops.count(jaxpr),
+        model=flops.count(jaxpr, recomputed=False) if own is None else own,
+        kernels=flops.count_kernels(jaxpr),
+    )
+
+
+def _status(outcome: Outcome, unused: float) -> str:
+    usage = outcome.usage
+    over = usage is not None and usage.needed + unused > usage.available
+    return EXCEEDS if over else outcome.status
+
+
+def _notes(
+    config: ConfigDict, planned: plan.Plan, outcome: Outcome, unused: float
+) -> Sequence[str]:
+    notes, usage = [], outcome.usage
+    if outcome.status == FAILED:
+        notes.append(f"The compiler gave up: {outcome.message}")
+        notes.append("Memory is that of the arguments alone, time that of all arithmetic at peak.")
+    if usage and outcome.status == FITS and usage.aliased < DONATED * usage.outputs:
+        notes.append(
+            f"{(usage.outputs - usage.aliased) / 2**30:.2f} GiB of what a step returns do not take "
+            "the place of what it was given: the state is kept twice."
+        )
+    if usage and usage.needed + unused > usage.available:
+        notes += remedies(config, planned, usage, unused)
+    return notes
+
+
+def remedies(
+    config: ConfigDict, planned: plan.Plan, usage: memory.Usage, unused: float
+) -> list[str]:
+    """What would make a program fit, the smallest change first."""
+    over = usage.needed + unused - usage.available
+    notes = [f"{over / 2**30:.2f} GiB too many for a chip."]
+    room = usage.available - usage.arguments - unused
+    if room <= 0:
+        notes.append("The state alone is too large: raise mesh.fsdp, or take a larger slice.")
+        return notes
+    if usage.arguments > usage.temporaries:
+        notes.append("Most of it is the state: raise mesh.fsdp.")
+    pieces = usage.temporaries / room
+    for key, values in planned.choices.items():
+        now = read(config, key)
+        later = values[values.index(now) + 1 :] if now in values else values
+        if key == "accumulate":
+            later = [n for n in later if n >= now * pieces] or later[-1:]
+        if later:
+            notes.append(f"Try --config.{key}={later[0]}.")
+    notes.append(f"Or a batch_size of {math.floor(config.batch_size / pieces)} or less.")
+    notes.append("--fit tries such changes and ranks what fits.")
+    return notes
+
+
+def read(config: ConfigDict, key: str) -> Any:
+    """The value at a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value

@@ -1,0 +1,135 @@
+"""TPU slices by name, described by libtpu on a machine that need not have a TPU.
+
+libtpu looks for a TPU VM and talks about not finding one; it is told beforehand that it is on
+one, in this process alone and never where there is a TPU.
+"""
+
+import glob
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from moshijax.train.chips import CHIPS, Chip
+
+
+QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_LOG_DIR": "disabled",
+    # Another process may compile at the same time.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+FAMILIES = tuple(family for family, chip in CHIPS.items() if chip.topologies)
+
+
+class UnknownSliceError(ValueError):
+    """The installed libtpu cannot describe a slice."""
+
+
+class Topology(NamedTuple):
+    """A slice as it is ordered."""
+
+    name: str
+    chip: Chip
+    sides: tuple[int, int, int]  # In chips.
+
+    @property
+    def chips(self) -> int:
+        """How many chips it has, which is what is paid for."""
+        return self.sides[0] * self.sides[1] * self.sides[2]
+
+    @property
+    def size(self) -> int:
+        """How many devices JAX sees."""
+        return self.chips * self.chip.cores
+
+    @property
+    def closed(self) -> tuple[bool, bool, bool]:
+        """Which sides close to a ring; a cube's do together or not at all."""
+        x, y, z = (side % self.chip.ring == 0 for side in self.sides)
+        cube = x and y and z
+        return (x, y, False) if self.sides[2] == 1 else (cube, cube, cube)
+
+
+class Slice(NamedTuple):
+    """A mesh laid out over a slice."""
+
+    chip: Chip
+    mesh: Mapping[str, int]  # Sizes by axis.
+    devices: np.ndarray  # Numbers in the order of the mesh.
+    coordinates: np.ndarray  # Of each, in chips.
+    sides: tuple[int, int, int]
+    closed: tuple[bool, bool, bool]
+
+
+def parse(name: str) -> Topology:
+    """The slice called so, such as v5p:4x4x8.
+
+    Raises:
+        ValueError: there is none.
+    """
+    family, _, shape = name.strip().partition(":")
+    if family not in FAMILIES:
+        raise ValueError(
+            f"topology: {name!r} is unknown, take one of {', '.join(FAMILIES)} and a shape, such "
+            f"as {FAMILIES[0]}:{CHIPS[FAMILIES[0]].topologies[0]}."
+        )
+    chip = CHIPS[family]
+    if shape not in chip.topologies:
+        raise ValueError(
+            f"topology: {family} has no shape {shape!r}, take one of "
+            f"{', '.join(f'{family}:{known}' for known in chip.topologies)}."
+        )
+    sides = [int(n) for n in shape.split("x")]
+    x, y, z = sides if len(sides) == 3 else (*sides, 1)
+    return Topology(name.strip(), chip, (x, y, z))
+
+
+def check_libtpu() -> None:
+    """Raises ValueError if there is nothing to compile with."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError("libtpu is not installed: pip install 'moshijax[tpu]'.")
+
+
+def has_tpu() -> bool:
+    """Whether this machine has a TPU of its own."""
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
+
+
+def devices(topology: Topology) -> list[Any]:
+    """The devices of a slice, to compile for.
+
+    Raises:
+        ValueError: libtpu is missing.
+        UnknownSliceError: libtpu does not know the slice.
+    """
+    check_libtpu()
+    if not has_tpu():
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+    options: dict[str, Any] = {"wrap": topology.closed} if any(topology.closed) else {}
+    if topology.name.startswith("v4:"):
+        options["chip_config_name"] = "megacore"  # One device a chip.
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options)
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnknownSliceError(f"libtpu does not know {topology.name} ({reason}).") from error
+    return list(found.devices)
+
+
+def lay_out(topology: Topology, mesh: Mesh) -> Slice:
+    """Where each device of a mesh is in its slice."""
+    order = mesh.devices.flatten()
+    coordinates = np.array([device.coords for device in order])
+    numbers = np.arange(len(order))
+    return Slice(
+        topology.chip, dict(mesh.shape), numbers, coordinates, topology.sides, topology.closed
+    )
