@@ -63,7 +63,7 @@ def load_lm(
 
     def fill(name: str, leaf: Any) -> jax.Array:
         if mesh is None:
-            array = jnp.asarray(read(file, parts[name], leaf.shape, leaf.dtype))
+            array = jnp.array(read(file, parts[name], leaf.shape, leaf.dtype))
         else:
             array = jax.make_array_from_callback(
                 leaf.shape,
