@@ -48,7 +48,7 @@ def _times(eqn: Any) -> int:
         # Blocks that a mask lets a kernel skip count: nothing here says which they are.
         return math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
     if eqn.primitive.name == "shard_map":
-        return math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return 1
 
 
