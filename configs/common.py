@@ -138,3 +138,46 @@ def live_teachers(config: ConfigDict) -> None:
     """
     config.cache = dict(folder=text(None), num_plans=1000)
     config.fixed_draws = 0
+
+
+def adamw(
+    learning_rate: float,
+    warmup_steps: int,
+    *,
+    schedule: str = "cosine",
+    rates: tuple[tuple[str, float], ...] = ((r".*", 1.0),),
+) -> dict[str, object]:
+    """The optimizer of language models: AdamW (0.9, 0.95), decay 0.1 of every learning rate.
+
+    Betas and decay are Moshi's (section 4.3) and Helium's (section 4.2); the clip is
+    moshi-finetune's, since the paper names none.
+    """
+    return dict(
+        learning_rate=learning_rate,
+        weight_decay=0.1 * learning_rate,
+        schedule=schedule,
+        warmup_steps=warmup_steps,
+        clip_norm=1.0,
+        options=dict(adam=dict(b1=0.9, b2=0.95)),
+        kinds=((r".*", "adam"),),
+        # What a learning rate is multiplied by, its decay is too.
+        decay=rates,
+        rates=rates,
+        frozen=((r".*", False),),
+    )
+
+
+def language_model(preset: str, **overrides: object) -> dict[str, object]:
+    """A language model; `load` is a weights file of `load_preset`, or a work directory."""
+    usual = dict(remat="attention", kernel="splash")
+    return dict(
+        preset=preset,
+        overrides=usual | overrides,
+        load=text(None),
+        load_preset=text(None),
+    )
+
+
+def lm_loss(form: str = "paper", semantic_weight: float = 100.0) -> dict[str, object]:
+    """Weights of text padding and the semantic codebook (Moshi, section 4.3)."""
+    return dict(form=form, padding_weight=0.5, semantic_weight=semantic_weight, chunk_frames=512)

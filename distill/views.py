@@ -7,7 +7,6 @@ as arrays and rendered again. Boxes are in pixels of the original image: every m
 the same piece of it at its own resolution.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int64, UInt8
 
 from distill import crops
+from moshijax.data.order import Stream
 
 
 class View(NamedTuple):
@@ -59,7 +59,7 @@ DESIGNS = {
     "same/ic": Design("ic", "ic", shared=True),
 }
 
-STUDENT, TEACHER, MIX, EVALUATION, SHUFFLE = range(5)  # purposes: each has its own random stream
+STUDENT, TEACHER, MIX, EVALUATION = range(4)  # purposes: each has its own random stream
 
 
 def design_of(name: str) -> Design:
@@ -67,40 +67,6 @@ def design_of(name: str) -> Design:
     if name not in DESIGNS:
         raise ValueError(f"Unknown view design {name!r}; choose one of {', '.join(DESIGNS)}.")
     return DESIGNS[name]
-
-
-class Stream(NamedTuple):
-    """Random numbers addressed by purpose and attempt: nothing is drawn in sequence."""
-
-    seed: int
-    order: int
-    step: int
-    purpose: int
-
-    def generator(self, attempt: int) -> np.random.Generator:
-        """The generator of one attempt; Philox counts in the lowest word."""
-        key = np.array([self.seed, self.order], np.uint64)
-        counter = np.array([0, attempt, self.step, self.purpose], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=counter))
-
-
-def shuffled(
-    position: Int64[np.ndarray, " B"], size: int, *, seed: int, order: int
-) -> Int64[np.ndarray, " B"]:
-    """Rows of a data set at positions of an endless sequence, each epoch in its own order."""
-    # A table costs 0.1 microseconds a row; grain's shuffle, which needs none, costs 18 for
-    # a million rows and 85 for a thousand.
-    epochs, rows = np.divmod(position, size)
-    index = np.empty_like(rows)
-    for epoch in np.unique(epochs).tolist():
-        now = epochs == epoch
-        index[now] = _permutation(size, seed, order, epoch)[rows[now]]
-    return index
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(size: int, seed: int, order: int, epoch: int) -> Int64[np.ndarray, " size"]:
-    return Stream(seed, order, epoch, SHUFFLE).generator(0).permutation(size)
 
 
 def sample_plan(

@@ -1,15 +1,16 @@
 import itertools
 import json
+import math
 import pathlib
 
 import jax
 import pytest
 
-from configs import common, distill_imagenet, distill_vision
+from configs import common, distill_imagenet, distill_vision, helium, moshi
 from distill import distances, experiment, teachers, views
 from moshijax import sharding
 from moshijax.nn.paths import named_leaves
-from moshijax.train import optim
+from moshijax.train import lm, optim
 from moshijax.train.log import read_metrics
 
 
@@ -19,6 +20,7 @@ FILES = sorted(
     if p.stem != "common"
 )
 MODULES = {"distill_vision": distill_vision, "distill_imagenet": distill_imagenet}
+LANGUAGE = {"moshi": moshi, "helium": helium}
 PUBLISHED = [f"data={d},duration={t}" for d, t in distill_vision.PUBLISHED]
 PUBLISHED += [f"quickstart,arm={arm}" for arm in distill_vision.ARMS]
 IMAGENET = [
@@ -33,7 +35,7 @@ ALL = [("distill_vision", arg) for arg in PUBLISHED] + [
 
 
 def test_every_file_is_tested():
-    assert set(FILES) == set(MODULES)
+    assert set(FILES) == set(MODULES) | set(LANGUAGE)
 
 
 @pytest.mark.parametrize(("file", "arg"), ALL, ids=lambda x: x)
@@ -47,7 +49,7 @@ def test_config_is_sound_at_full_size(file, arg):
         assert teachers.model_config(spec).num_classes == student.num_classes
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", MODULES)
 def test_published_models_have_one_rule_and_one_optimizer_each(file):
     config = MODULES[file].get_config()
     mesh = sharding.make_mesh(dict(data=2, fsdp=4))
@@ -57,7 +59,7 @@ def test_published_models_have_one_rule_and_one_optimizer_each(file):
     assert len(named_leaves(sharding.shard_like(state, mesh))) == 2 * len(named_leaves(shapes)) + 2
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", MODULES)
 def test_tiny_config_trains_and_resumes(file, tmp_path):
     config = MODULES[file].get_config("tiny")
     config.num_steps = config.optimizer.warmup_steps + 1
@@ -67,6 +69,46 @@ def test_tiny_config_trains_and_resumes(file, tmp_path):
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["kind"] for r in rows][-1] == "event"
     assert any("test/kl" in r for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "arg"), [("moshi", "stage=1"), ("helium", None), ("helium", "preset=helium_2b")]
+)
+def test_language_model_config_is_sound_at_full_size(file, arg):
+    config = LANGUAGE[file].get_config(arg)
+    assert json.loads(config.to_json())["num_steps"] == config.num_steps
+    plan = lm.plan(config)
+    state = jax.eval_shape(plan.task.init, jax.random.key(0))
+    mesh = sharding.make_mesh(dict(data=2, fsdp=4))
+    assert (
+        len(named_leaves(sharding.shard_like(state, mesh)))
+        == 3 * len(named_leaves(state.model)) + 2
+    )
+    # Nothing large is whole on every device.
+    placed = named_leaves(sharding.shard_like(state.model, mesh))
+    for name, leaf in named_leaves(state.model).items():
+        assert leaf.size < 1e6 or placed[name].num_devices / 2 <= leaf.size / math.prod(
+            placed[name].shard_shape(leaf.shape)
+        ), name
+
+
+def test_language_models_train_on_the_published_numbers_of_tokens():
+    config = helium.get_config()
+    assert config.batch_size * config.data.length == 4_194_304  # 4.2 M pieces
+    config = moshi.get_config()
+    assert config.batch_size * config.data.length / 12.5 / 3600 == 16  # hours
+
+
+@pytest.mark.parametrize("file", LANGUAGE)
+def test_tiny_language_model_learns(file, tmp_path):
+    config = LANGUAGE[file].get_config("tiny")
+    config.num_steps, config.log_every = 20, 5
+    config.mesh = dict(data=1, fsdp=-1, tensor=1)
+    lm.run(config, str(tmp_path))
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert losses[-1] < 0.8 * losses[0]
+    assert any("test/text_perplexity" in row for row in rows)
 
 
 def test_epochs_become_the_published_numbers_of_steps():

@@ -10,6 +10,7 @@ from distill import crops, views
 from distill.vision import images
 from distill.vision.reader import Item, Reader
 from distill.vision.sources import Source, load
+from moshijax.data.order import shuffled
 
 
 __all__ = ["EvalBatches", "Models", "TrainBatches", "load"]
@@ -82,7 +83,7 @@ class TrainBatches:
     def _plan(self, step, order, rows) -> tuple[views.Plan, list[Item]]:
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
         position = step * self.batch_size + rows.astype(np.int64)
-        index = views.shuffled(position, len(self.source), seed=self._seed, order=order)
+        index = shuffled(position, len(self.source), seed=self._seed, order=order)
         items = self.reader.map(self.reader.read, index.tolist())
         resolutions = [r for role, r in self.models.values() if role == "student"]
         plan = views.sample_plan(

@@ -66,8 +66,8 @@ class MoshiConfig:
     silence_prefix: float = 0.0  # seconds of silence before a recording (STT)
     text_padding: int = 3
     text_padding_end: int = 0
-    remat: str = "full"
-    attention_kernel: str = "xla"
+    remat: str = "full"  # what training computes anew: a key of nn.transformer.REMAT
+    kernel: str = "xla"  # attention in training: one of nn.attention.KERNELS
 
     def __post_init__(self):
         if len(self.delays) != self.num_codebooks + 1:
@@ -133,5 +133,6 @@ class MoshiConfig:
             layer_scale=None,
             max_period=self.max_period,
             cross_attention=self.crossed,
+            kernel=self.kernel,
             remat=self.remat,
         )

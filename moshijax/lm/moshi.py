@@ -18,6 +18,7 @@ from moshijax.lm.delays import targets, undelay
 from moshijax.lm.depth import Depth
 from moshijax.lm.temporal import Temporal
 from moshijax.nn.linear import Linear
+from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.steps import make_linears, map_steps
 from moshijax.nn.streaming import State
 
@@ -120,3 +121,12 @@ class Moshi(nnx.Module):
                 f"{self.config.num_streams} (text and {self.config.num_codebooks} codebooks): "
                 "stereo sound gives the codebooks of both speakers."
             )
+
+
+def cast(model: Moshi, dtype: Any) -> Moshi:
+    """Returns the model with parameters of another type; conditioners stay float32."""
+
+    def one(name: str, leaf: Any) -> Any:
+        return leaf if name.startswith("conditioners/") else leaf.astype(dtype)
+
+    return with_leaves(model, {name: one(name, leaf) for name, leaf in named_leaves(model).items()})

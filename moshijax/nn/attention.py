@@ -17,6 +17,8 @@ from moshijax.nn.rope import rotate
 from moshijax.nn.streaming import pick_rows
 
 
+RESIDUALS = "attention_residuals"  # The name of what a kernel keeps for its gradient.
+KERNELS = ("xla", "splash")  # How a whole stream is attended to; splash on TPUs only.
 FEW = 4  # Up to this many queries a CPU does better to take them one by one.
 SMALL = 128  # slots; a cache of up to so many is always read whole
 
@@ -40,16 +42,47 @@ def extend(
     # A chunk is written before it is read: its first query still needs the context - 1 frames
     # before it, next to the whole chunk.
     size = cache.v.shape[2]
-    rows = jnp.arange(k.shape[0])[:, None]
-    slots = (cache.end[:, None] + jnp.arange(k.shape[1])[None]) % size
-    end = cache.end + k.shape[1]
-    last = end[:, None] - 1
+    last = cache.end[:, None] + k.shape[1] - 1
     positions = last - (last - jnp.arange(size)[None]) % size
+    k, v = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
+    if size > REWRITTEN:
+        return _write_slots(cache, k, v, positions), positions
+    write = jax.lax.platform_dependent
+    return write(cache, k, v, positions, tpu=_rewrite, default=_write_slots), positions
+
+
+def _write_slots(
+    cache: KVCache,
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N H"],
+    positions: Int[Array, "B S"],
+) -> KVCache:
+    rows = jnp.arange(k.shape[0])[:, None]
+    slots = (cache.end[:, None] + jnp.arange(k.shape[1])[None]) % positions.shape[1]
     return KVCache(
-        cache.k.at[rows, :, :, slots].set(k.astype(cache.k.dtype), unique_indices=True),
-        cache.v.at[rows, :, slots].set(v.astype(cache.v.dtype), unique_indices=True),
-        end,
-    ), positions
+        cache.k.at[rows, :, :, slots].set(k, unique_indices=True),
+        cache.v.at[rows, :, slots].set(v, unique_indices=True),
+        cache.end + k.shape[1],
+    )
+
+
+def _rewrite(
+    cache: KVCache,
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N H"],
+    positions: Int[Array, "B S"],
+) -> KVCache:
+    """Writes every slot anew, since a TPU turns a whole cache to write into it and back."""
+    frames = positions - cache.end[:, None]  # of the chunk; negative: the slot keeps what it has
+    chosen = (frames[..., None] == jnp.arange(k.shape[1])[None, None]).astype(k.dtype)
+    written = (frames >= 0)[:, None]
+    new_k = jnp.einsum("bst,btnh->bnhs", chosen, k, precision="highest")
+    new_v = jnp.einsum("bst,btnh->bnsh", chosen, v, precision="highest")
+    return KVCache(
+        jnp.where(written[:, :, None], new_k, cache.k),
+        jnp.where(written[..., None], new_v, cache.v),
+        cache.end + k.shape[1],
+    )
 
 
 def attend(
@@ -160,10 +193,14 @@ class SlidingAttention(nnx.Module):
         *,
         context: int,
         max_period: float | None,
+        kernel: str = "xla",
         rngs: nnx.Rngs,
     ):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is no multiple of num_heads {num_heads}")
+        if kernel not in KERNELS:
+            raise ValueError(f"attention kernel {kernel!r} is unknown; there are {KERNELS}")
+        self.kernel = kernel
         # Separate leaves: a fused kernel makes XLA re-lay every gathered weight on a TPU.
         self.q, self.k, self.v, self.out = (
             Linear(dim, dim, use_bias=False, rngs=rngs) for _ in range(4)
@@ -198,7 +235,7 @@ class SlidingAttention(nnx.Module):
         if self.max_period is not None:
             q, k = (rotate(a, positions, self.max_period) for a in (q, k))
         if state is None:
-            y = attend_banded(q, k, v, self.context)
+            y = self._attend_whole(q, k, v)
         else:
             state, written = extend(state, k, v)
             ages = positions[:, :, None] - written[:, None]
@@ -206,6 +243,21 @@ class SlidingAttention(nnx.Module):
             y = attend_filled(q, state, mask)
         y = checkpoint_name(y.reshape(x.shape), "attended")
         return checkpoint_name(self.out(y), "attention_out"), state
+
+    def _attend_whole(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B T N H"],
+        v: Float[Array, "B T N H"],
+    ) -> Float[Array, "B T N H"]:
+        banded = functools.partial(attend_banded, context=self.context)
+        if self.kernel == "xla":
+            return banded(q, k, v)
+        # Here, since importing the kernel takes long and few need it.
+        from moshijax.nn.splash import attend_splash
+
+        splash = functools.partial(attend_splash, context=self.context)
+        return jax.lax.platform_dependent(q, k, v, tpu=splash, default=banded)
 
     def _heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
         return x.reshape(*x.shape[:2], self.num_heads, -1)

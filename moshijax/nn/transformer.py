@@ -9,7 +9,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from moshijax.nn.attention import KVCache, SlidingAttention
+from moshijax.nn.attention import RESIDUALS, KVCache, SlidingAttention
 from moshijax.nn.cross import CrossAttention, Source
 from moshijax.nn.linear import Linear
 from moshijax.nn.norms import LayerNorm, RMSNorm
@@ -24,11 +24,11 @@ policies = jax.checkpoint_policies
 # What of a block is kept from the forward pass to its gradient; the rest is computed again.
 REMAT = {
     "full": policies.nothing_saveable,
-    "attention": policies.save_only_these_names("attended"),
-    "qkv": policies.save_only_these_names("q", "k", "v", "attended"),
-    "mlp": policies.save_only_these_names("attended", "gate", "up"),
+    "attention": policies.save_only_these_names("attended", RESIDUALS),
+    "qkv": policies.save_only_these_names("q", "k", "v", "attended", RESIDUALS),
+    "mlp": policies.save_only_these_names("attended", RESIDUALS, "gate", "up"),
     "products": policies.save_only_these_names(
-        "q", "k", "v", "attended", "attention_out", "gate", "up"
+        "q", "k", "v", "attended", RESIDUALS, "attention_out", "gate", "up"
     ),
     "none": policies.everything_saveable,
 }
@@ -48,6 +48,7 @@ class TransformerConfig:
     layer_scale: float | None  # initial scale of each branch; None: no scales
     max_period: float | None  # of the rotary embedding; None: no positions
     cross_attention: bool = False  # attends to a source, after itself
+    kernel: str = "xla"  # one of attention.KERNELS
     remat: str = "full"  # a key of REMAT: what the gradient computes anew
 
 
@@ -107,6 +108,7 @@ class Block(nnx.Module):
             config.num_heads,
             context=config.context,
             max_period=config.max_period,
+            kernel=config.kernel,
             rngs=rngs,
         )
         crossed = config.cross_attention

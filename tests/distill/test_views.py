@@ -128,21 +128,6 @@ def test_evaluation_draws_are_numbered():
     assert not equal(draw(1), draw(1, batch=1))
 
 
-def test_every_epoch_is_a_permutation_of_its_own():
-    index = views.shuffled(np.arange(3 * 50), 50, seed=1, order=0)
-    epochs = index.reshape(3, 50)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(50), (3, 1)))
-    assert not np.array_equal(epochs[0], epochs[1])
-    assert not np.array_equal(index, views.shuffled(np.arange(150), 50, seed=1, order=1))
-    assert not np.array_equal(index, views.shuffled(np.arange(150), 50, seed=2, order=0))
-
-
-def test_positions_are_independent_of_each_other():
-    every = views.shuffled(np.arange(400), 37, seed=5, order=2)
-    some = np.array([399, 36, 37, 0, 111])
-    np.testing.assert_array_equal(views.shuffled(some, 37, seed=5, order=2), every[some])
-
-
 def test_bytes_become_floats_from_minus_one_to_one():
     pixels = jnp.array([0, 255, 51], jnp.uint8).reshape(1, 1, 3, 1)
     np.testing.assert_allclose(views.to_float(pixels).ravel(), [-1, 1, -0.6], atol=1e-6)

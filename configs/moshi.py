@@ -1,0 +1,60 @@
+"""Trains Moshi on streams of text and codes, Défossez et al. 2024 (arXiv:2410.00037), section 4.
+
+    python -m moshijax.train --config configs/moshi.py:stage=1 --workdir runs/moshi \
+        --config.data.train='codes/train-*.array_record' \
+        --config.evaluation.sets.test='codes/test-*.array_record'
+
+Stage 1 is the pre-training of table 1's last columns: a million steps of 16 hours of audio in
+windows of 5 minutes, temporal and depth learning rates of 3e-5 and 2e-4, acoustic delay 2.
+`--config.model.load=helium.safetensors --config.model.load_preset=helium_7b` begins at Helium.
+Shards hold arrays [17, T] of codes (moshijax/data/windows.py); `made:NUMBER` needs no data.
+
+Cost: see the README's table of plans. Expected: no public run is known; the paper's table 6 gives
+a text-scored likelihood of 2.77 for a 1B ablation.
+Switches: `stage` (1), `preset` (moshi_7b or any other Moshi), `tiny` (CPU, a minute).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+STAGES = (1,)
+FRAME_RATE = 12.5
+WINDOW = round(300 * FRAME_RATE)  # 5 minutes
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The experiment that the switches name."""
+    chosen = common.switches(arg, tiny=False, stage=1, preset="moshi_7b")
+    if chosen.stage not in STAGES:
+        raise ValueError(f"switch stage: {chosen.stage} is unknown, take one of {STAGES}.")
+    rows = round(16 * 3600 / 300)  # 16 hours in windows of 5 minutes (section 4.3)
+    config = ConfigDict(common.loop_settings(num_steps=1_000_000, batch_size=rows))
+    config.experiment = "moshijax.train.lm"
+    config.mesh = dict(data=1, fsdp=-1, tensor=1)
+    config.eval_every = config.checkpoint_every = 2000
+    config.compute_dtype = "bfloat16"
+    delays = (0, *(0, 2, 2, 2, 2, 2, 2, 2) * 2)
+    config.model = common.language_model(chosen.preset, delays=delays)
+    config.loss = common.lm_loss()
+    # The warm-up's length is not published; this is Hibiki's for text.
+    rates = ((r"temporal/.*", 3e-5 / 2e-4), (r"depth/.*", 1.0))
+    config.optimizer = common.adamw(2e-4, warmup_steps=2000, rates=rates)
+    config.data = dict(train="codes/train-*.array_record", length=WINDOW)
+    config.evaluation = dict(sets=dict(test="codes/test-*.array_record"), batch_size=rows)
+    return _tiny(config) if chosen.tiny else config
+
+
+def _tiny(config: ConfigDict) -> ConfigDict:
+    """The same experiment with a small model on made codes."""
+    config.num_steps, config.batch_size = 40, 8
+    config.log_every, config.eval_every, config.checkpoint_every = 10, 20, 20
+    config.compute_dtype = "float32"
+    config.model.preset = "moshi_7b_tiny"
+    config.data.update(train="made:256", length=32)
+    config.evaluation.update(sets=dict(test="made:16"), batch_size=8)
+    config.loss.chunk_frames = 16
+    config.optimizer.warmup_steps = 5
+    config.optimizer.learning_rate, config.optimizer.weight_decay = 1e-2, 1e-3
+    return config

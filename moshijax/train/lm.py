@@ -1,0 +1,196 @@
+"""Training a language model on arrays of codes: the task, and an experiment around it.
+
+python -m moshijax.train --config configs/moshi.py:stage=1 --workdir runs/moshi
+"""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from moshijax.convert.hub import locate
+from moshijax.convert.lm import load_lm
+from moshijax.data import windows
+from moshijax.lm.config import MoshiConfig
+from moshijax.lm.delays import targets
+from moshijax.lm.losses import LossConfig, chunked_sums, combine, lm_loss
+from moshijax.lm.moshi import Moshi, cast
+from moshijax.lm.presets import PRESETS
+from moshijax.nn.paths import named_leaves
+from moshijax.nn.transformer import REMAT
+from moshijax.train import loop, optim
+from moshijax.train.plan import Plan
+from moshijax.train.workdir import load_leaves
+
+
+class State(NamedTuple):
+    """A model in float32 and its optimizer's state."""
+
+    model: Any
+    optimizer: Any
+
+
+class LMTask:
+    """Next-frame prediction of text and codes (Moshi, sections 3.4 and 4.3).
+
+    Args:
+        config: `model`, `loss`, `optimizer`, `compute_dtype`, `accumulate` and `num_steps`.
+    """
+
+    unit = "windows"
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.frozen: dict[str, Any] = {}
+        self.model_config = model_config(config.model)
+        self.loss_config = LossConfig(**config.loss.to_dict())
+        self.dtype = jnp.dtype(config.compute_dtype)
+        self.parts = config.accumulate
+        shapes = jax.eval_shape(self.make, jax.random.key(0))
+        self.optimizer = optim.make(config.optimizer, config.num_steps, shapes)
+
+    def make(self, key: jax.Array) -> Moshi:
+        """A random model."""
+        return Moshi(self.model_config, rngs=nnx.Rngs(key))
+
+    def init(self, key: jax.Array) -> State:
+        """A random model and an optimizer that has seen nothing."""
+        model = self.make(key)
+        return State(model, self.optimizer.init(model))
+
+    def update(self, state: State, frozen: Any, batch: Any, key: jax.Array) -> tuple[State, Any]:
+        """One step on a batch of `codes` [B, K, T]."""
+        del frozen, key  # Nothing is drawn: the data are shuffled beforehand.
+
+        def loss(model: Moshi, rows: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return lm_loss(cast(model, self.dtype), rows["codes"], self.loss_config)
+
+        grads, metrics = optim.accumulate(loss, state.model, batch, self.parts)
+        model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
+        return State(model, optimizer), metrics | norms
+
+    def evaluate(self, state: State, frozen: Any, batch: Any) -> Any:
+        """Sums of cross entropies and of their weights."""
+        del frozen
+        model, config, codes = cast(state.model, self.dtype), self.model_config, batch["codes"]
+        read, predicted, mask = targets(codes, config.delays, config.initial)
+        return chunked_sums(model, model.hidden(read), predicted, mask, self.loss_config)
+
+    def summarize(self, sums: Any) -> dict[str, float]:
+        """Losses of a whole set, and the perplexities of text and codes."""
+        _, metrics = combine(jax.tree.map(jnp.asarray, sums), self.loss_config)
+        losses = {name: float(value) for name, value in metrics.items()}
+        named = {name: losses[name] for name in ("text_loss", "audio_loss_0") if name in losses}
+        exp = {name.replace("loss", "perplexity"): float(np.exp(x)) for name, x in named.items()}
+        return losses | exp
+
+
+def model_config(spec: ConfigDict) -> MoshiConfig:
+    """The architecture of `spec.preset` with `spec.overrides`.
+
+    Raises:
+        ValueError: an unknown preset or field.
+    """
+    if spec.preset not in PRESETS:
+        raise ValueError(
+            f"model.preset: {spec.preset!r} is unknown, take one of {', '.join(PRESETS)}."
+        )
+    overrides = spec.overrides.to_dict()
+    if "delays" in overrides:
+        overrides["delays"] = tuple(overrides["delays"])
+    try:
+        return dataclasses.replace(PRESETS[spec.preset], **overrides)
+    except TypeError as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(MoshiConfig))
+        raise ValueError(f"model.overrides: {error}; fields are {fields}.") from error
+
+
+def frame_flops(config: MoshiConfig, length: int) -> float:
+    """Multiplications and additions of one frame's forward pass in a stream of this length.
+
+    Only what the model needs: nothing computed again, and no score outside of the window.
+    """
+    width, layers = config.dim, config.num_layers
+    each = 4 * width * width + 3 * width * config.mlp_dim
+    seen = min(config.context, length)
+    mean = seen * (1 - (seen - 1) / (2 * length))  # keys that a query sees, on average
+    weights = layers * each + width * config.text_vocab
+    flops = 2.0 * weights + layers * 4 * width * mean
+    if config.depth is not None:
+        depth, books = config.depth, config.depth.num_codebooks
+        each = 4 * depth.dim**2 + 3 * depth.dim * depth.mlp_dim
+        own = depth.num_layers * each + depth.dim * (width + config.codebook_size)
+        flops += books * (2.0 * own + depth.num_layers * 2 * depth.dim * (books + 1))
+    return flops
+
+
+def plan(config: ConfigDict) -> Plan:
+    """The task, the shapes of its batches, and what may be chosen without changing the result."""
+    task = LMTask(config)
+    rows, length = config.batch_size, config.data.length
+    shape = (rows, task.model_config.num_streams, length)
+    choices = {
+        "model.overrides.remat": tuple(reversed(REMAT)),
+        "accumulate": (1, 2, 4, 8, 16),
+        "loss.chunk_frames": (1024, 512, 256, 128),
+    }
+    return Plan(
+        task=task,
+        batch={"codes": jax.ShapeDtypeStruct(shape, np.int32)},
+        counts={"windows": rows, "frames": rows * length},
+        choices=choices,
+        model_flops=3.0 * rows * length * frame_flops(task.model_config, length),
+    )
+
+
+def initial_leaves(spec: ConfigDict, config: MoshiConfig) -> dict[str, Any]:
+    """Parameters to begin with, by name: of a file, or of a run's work directory.
+
+    Helium's are Moshi's temporal transformer; what the loaded model lacks stays random.
+
+    Raises:
+        ValueError: nothing is there, or nothing of it fits.
+    """
+    if spec.load is None:
+        return {}
+    path = pathlib.Path(spec.load)
+    if path.is_dir():
+        leaves = load_leaves(spec.load, "model")
+    else:
+        source = PRESETS[spec.load_preset] if spec.load_preset is not None else config
+        leaves = named_leaves(load_lm(locate(spec.load), source, dtype=jnp.float32))
+    shapes = named_leaves(jax.eval_shape(lambda: Moshi(config, rngs=nnx.Rngs(0))))
+    fitting = {n: x for n, x in leaves.items() if n in shapes and x.shape == shapes[n].shape}
+    if not fitting:
+        raise ValueError(
+            f"model.load: nothing of {spec.load} fits {spec.preset}: name its preset in "
+            "model.load_preset."
+        )
+    return {f"model/{name}": leaf for name, leaf in fitting.items()}
+
+
+def run(config: ConfigDict, workdir: str) -> Any:
+    """Trains a config in its work directory, from where it stands; returns the state."""
+    loop.claim(pathlib.Path(workdir), config)
+    task = LMTask(config)
+    data, model = config.data, task.model_config
+    train_data = windows.TrainWindows(
+        windows.load(data.train, data.length, model),
+        batch_size=config.batch_size,
+        length=data.length,
+        seed=config.seed,
+    )
+    sets = {
+        name: windows.EvalWindows(
+            windows.load(files, data.length, model),
+            batch_size=config.evaluation.batch_size,
+            length=data.length,
+        )
+        for name, files in config.evaluation.sets.items()
+    }
+    initial = initial_leaves(config.model, model)
+    return loop.train(config, task, train_data, sets, workdir, initial)
