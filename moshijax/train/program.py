@@ -1,5 +1,6 @@
 """What the loop runs: a task's pure functions, placed on a mesh and compiled."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -53,15 +54,27 @@ def place(task: Task, mesh: Mesh | AbstractMesh, seed: int) -> Program:
     shapes = jax.eval_shape(task.init, jax.random.key(seed))
     shardings = sharding.shard_like(shapes, mesh)
     whole = NamedSharding(mesh, P())  # Every process can read what is reported.
+    update, measure = _within(mesh, task.update), _within(mesh, task.evaluate)
     return Program(
         mesh=mesh,
         shapes=shapes,
         shardings=shardings,
         frozen=sharding.place(task.frozen, mesh),
         init=jax.jit(task.init, out_shardings=shardings),
-        update=jax.jit(task.update, donate_argnums=0, out_shardings=(shardings, whole)),
-        evaluate=jax.jit(task.evaluate, out_shardings=whole),
+        update=jax.jit(update, donate_argnums=0, out_shardings=(shardings, whole)),
+        evaluate=jax.jit(measure, out_shardings=whole),
     )
+
+
+def _within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Tells kernels, which run on the rows and heads of a device, what the mesh is."""
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return run
 
 
 @jax.jit
