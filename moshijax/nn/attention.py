@@ -21,6 +21,7 @@ RESIDUALS = "attention_residuals"  # The name of what a kernel keeps for its gra
 KERNELS = ("xla", "splash")  # How a whole stream is attended to; splash on TPUs only.
 FEW = 4  # Up to this many queries a CPU does better to take them one by one.
 SMALL = 128  # slots; a cache of up to so many is always read whole
+WHOLE = 512  # slots; a TPU reads and writes up to so many faster than a part of them
 
 
 class KVCache(NamedTuple):
@@ -45,7 +46,7 @@ def extend(
     last = cache.end[:, None] + k.shape[1] - 1
     positions = last - (last - jnp.arange(size)[None]) % size
     k, v = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
-    if size > REWRITTEN:
+    if size > WHOLE:
         return _write_slots(cache, k, v, positions), positions
     write = jax.lax.platform_dependent
     return write(cache, k, v, positions, tpu=_rewrite, default=_write_slots), positions
@@ -143,8 +144,14 @@ def attend_filled(
     if len(sizes) == 1:
         return read(sizes[0], q, cache.k, cache.v, mask)
     branches = [functools.partial(read, size) for size in sizes]
-    which = jnp.sum(cache.end.max() <= jnp.array(sizes)) - 1
-    return jax.lax.switch(jnp.maximum(which, 0), branches, q, cache.k, cache.v, mask)
+    which = jnp.maximum(jnp.sum(cache.end.max() <= jnp.array(sizes)) - 1, 0)
+
+    def read_part(q: Array, k: Array, v: Array, mask: Array) -> Array:
+        return jax.lax.switch(which, branches, q, k, v, mask)
+
+    on_tpu = branches[0] if sizes[0] <= WHOLE else read_part
+    dispatch = jax.lax.platform_dependent
+    return dispatch(q, cache.k, cache.v, mask, tpu=on_tpu, default=read_part)
 
 
 def attend_banded(

@@ -32,7 +32,7 @@ def write_noise(name, seconds):
 
 @pytest.mark.parametrize("command", ["encode", "roundtrip"])
 def test_memory_does_not_grow_with_the_length(command, monkeypatch):
-    seconds = 10
+    seconds = 20
     write_noise("in.wav", seconds)
 
     read = commands.read_blocks

@@ -6,7 +6,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moshijax.nn.attention import KVCache, SlidingAttention, attend, attend_filled
+from moshijax.nn import attention
+from moshijax.nn.attention import KVCache, SlidingAttention, attend, attend_filled, extend
 from moshijax.nn.rope import rotate
 from moshijax.nn.streaming import batch_axes
 from tests import contract
@@ -55,6 +56,33 @@ def test_paused_row_may_sit_out_many_steps():
         y, state = contract.run(module, chunk, state)
         outputs.append(y)
     np.testing.assert_allclose(jnp.concatenate(outputs, 1), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_rewriting_a_cache_is_writing_into_it(length):
+    rng = np.random.default_rng(0)
+    state = module.init_state(2, length)._replace(end=jnp.array([0, 5]))
+    for _ in range(4):
+        k, v = jnp.asarray(rng.standard_normal((2, 2, length, 2, 4)), jnp.float32)
+        written, positions = extend(state, k, v)
+        rewritten = attention._rewrite(state, k, v, positions)
+        for a, b in zip(written, rewritten, strict=True):
+            np.testing.assert_array_equal(a, b)
+        state = written
+
+
+def test_only_a_tpu_rewrites_a_small_cache():
+    def lower(slots, platform):
+        one = jnp.zeros((1, 1, 2, 4))
+        cache = KVCache(jnp.zeros((1, 2, 4, slots)), jnp.zeros((1, 2, slots, 4)), jnp.zeros(1, int))
+        return (
+            jax.jit(extend).trace(cache, one, one).lower(lowering_platforms=(platform,)).as_text()
+        )
+
+    assert "scatter" not in lower(attention.WHOLE, "tpu")
+    assert "scatter" in lower(attention.WHOLE, "cpu")
+    assert "scatter" in lower(attention.WHOLE, "cuda")
+    assert "scatter" in lower(attention.WHOLE + 1, "tpu")
 
 
 @pytest.mark.parametrize("length", [7, 8, 9, 13])
