@@ -1,6 +1,7 @@
 """Pre-norm transformer blocks over `[B, T, D]`, and stacks of them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -185,25 +186,45 @@ class Transformer(nnx.Module):
         return x, None if state is None else tuple(states)
 
 
+def is_layer(node: Any) -> bool:
+    """Whether a node is a block of some transformer, or a stack of them."""
+    return isinstance(node, nnx.Module) and hasattr(node, "attention_norm")
+
+
+def is_linear(node: Any) -> bool:
+    """Whether a node is a linear map, or a stack of them."""
+    return isinstance(node, Linear)
+
+
 def unstack(model: Tree) -> Tree:
-    """Makes a list of every stack of blocks in a model; the list runs fastest on a CPU."""
+    """Makes lists of every stack of blocks and of linear maps, which run fastest on a CPU."""
 
-    def split(node: Any) -> Any:
-        if not isinstance(node, Block) or node.attention_norm.scale.ndim == 1:
-            return node
-        length = node.attention_norm.scale.shape[0]
-        return nnx.List([jax.tree.map(lambda leaf, i=i: leaf[i], node) for i in range(length)])
+    def split_layers(node: Any) -> Any:
+        return _split(node, node.attention_norm.scale.ndim - 1) if is_layer(node) else node
 
-    return jax.tree.map(split, model, is_leaf=lambda node: isinstance(node, Block))
+    def split_linears(node: Any) -> Any:
+        return _split(node, node.kernel.ndim - 2) if is_linear(node) else node
+
+    model = jax.tree.map(split_layers, model, is_leaf=is_layer)
+    return jax.tree.map(split_linears, model, is_leaf=is_linear)
+
+
+def _split(node: Any, stacked: int) -> Any:
+    if not stacked:
+        return node
+    length = jax.tree.leaves(node)[0].shape[0]
+    return nnx.List([jax.tree.map(lambda leaf, i=i: leaf[i], node) for i in range(length)])
 
 
 def stack(model: Tree) -> Tree:
-    """Makes one stack of every list of blocks in a model: the inverse of `unstack`."""
+    """Makes one stack of every list of blocks or linear maps: the inverse of `unstack`."""
+    for kind in (is_linear, is_layer):
 
-    def is_list(node: Any) -> bool:
-        return isinstance(node, nnx.List) and len(node) > 0 and isinstance(node[0], Block)
+        def is_list(node: Any, kind: Callable[[Any], bool] = kind) -> bool:
+            return isinstance(node, nnx.List) and len(node) > 0 and kind(node[0])
 
-    def join(node: Any) -> Any:
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *node) if is_list(node) else node
+        def join(node: Any, is_list: Callable[[Any], bool] = is_list) -> Any:
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *node) if is_list(node) else node
 
-    return jax.tree.map(join, model, is_leaf=is_list)
+        model = jax.tree.map(join, model, is_leaf=is_list)
+    return model
