@@ -10,10 +10,12 @@ import shutil
 import time
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
 from moshijax import hosts
@@ -182,7 +184,9 @@ class Checkpoints:
     def _read(self, step: int, wanted: dict[str, Any]) -> tuple[Any, str]:
         """The leaves of a checkpoint, or None and why it cannot be read."""
         try:
-            return dict(self._manager.restore(step, args=ocp.args.StandardRestore(wanted))), ""
+            with _reader(ocp.StandardCheckpointHandler) as reader:
+                args = ocp.args.StandardRestore(wanted)
+                return dict(reader.restore(self._root / str(step) / "default", args=args)), ""
         except Exception as error:  # Orbax names no common class for damage on disk.
             return None, (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
@@ -200,6 +204,15 @@ class Checkpoints:
         self._manager = self._open(self._keep)
 
 
+def _reader(handler: Any) -> ocp.Checkpointer:
+    """Reads for this process alone: to wait for another, whose read failed, would be for ever."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    return ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
 def load_leaves(workdir: str, prefix: str) -> dict[str, Any]:
     """The arrays under `prefix/` of a run's newest checkpoint, by the rest of their name.
 
@@ -210,9 +223,9 @@ def load_leaves(workdir: str, prefix: str) -> dict[str, Any]:
     steps = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
     if not steps:
         raise ValueError(f"{workdir} has no checkpoint: train it first, or name another directory.")
-    step = max(steps)
-    with ocp.CheckpointManager(root, item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
-        names = [n for n in manager.item_metadata(step) if n.startswith(f"{prefix}/")]
+    folder = root / str(max(steps)) / "default"
+    with _reader(ocp.PyTreeCheckpointHandler) as reader:
+        names = [n for n in _names(folder) if n.startswith(f"{prefix}/")]
         # Read to the host: the devices that it was written from may not be here.
         target = ocp.RestoreArgs(restore_type=np.ndarray)
         args = ocp.args.PyTreeRestore(
@@ -220,5 +233,10 @@ def load_leaves(workdir: str, prefix: str) -> dict[str, Any]:
             restore_args=dict.fromkeys(names, target),
             partial_restore=True,
         )
-        leaves = manager.restore(step, args=args)
+        leaves = reader.restore(folder, args=args)
     return {n.removeprefix(f"{prefix}/"): jnp.asarray(leaves[n]) for n in names}
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    """The names of a checkpoint's leaves."""
+    return list(ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree)

@@ -1,13 +1,15 @@
 """The toy run as a command, one process of many: what the tests of hosts start.
 
-A fault comes from TOY_FAULT="PROCESS:STEP:KIND" (kill, stop, error or nan).
+A fault comes from TOY_FAULT="PROCESS:STEP:KIND": kill, stop, error, nan, or a checkpoint unread.
 """
 
 import os
 import signal
+import time
 
 import jax
 
+from moshijax import supervisor
 from moshijax.commands import run_experiment
 from moshijax.train import loop, workdir
 from tests.train.toy import ToyData, ToyEval, ToyTask
@@ -17,23 +19,39 @@ jax.config.update("jax_default_matmul_precision", "highest")
 workdir.SHARED_WITHIN = 1  # One disk needs no patience.
 
 
+def fault(step):
+    """What is to go wrong in this process at this step."""
+    process, at, kind = os.environ.get("TOY_FAULT", "-1:0:none").split(":")
+    return kind if (jax.process_index(), step) == (int(process), int(at)) else None
+
+
+class FaultyCheckpoints(workdir.Checkpoints):
+    """Cannot read one step in one process."""
+
+    def _read(self, step, wanted):
+        return (None, "worn out") if fault(step) == "unread" else super()._read(step, wanted)
+
+
 class FaultyData(ToyData):
     """Fails in one process while it reads one step."""
 
     def batch(self, step, order=0, rows=None):
-        process, at, kind = os.environ.get("TOY_FAULT", "-1:0:none").split(":")
-        batch = super().batch(step, order, rows)
-        if jax.process_index() == int(process) and step == int(at):
-            if kind == "error":
-                raise ValueError("row 7 of x is corrupt")
-            if kind == "nan" and order == 0:
-                batch["x"][0] = float("nan")
-            if kind in ("kill", "stop"):
-                os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+        batch, kind = super().batch(step, order, rows), fault(step)
+        if kind == "error":
+            raise ValueError("row 7 of x is corrupt")
+        if kind == "nan" and order == 0:
+            batch["x"][0] = float("nan")
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "stop":
+            # A scheduler knows the process that it started.
+            os.kill(os.getppid() if supervisor.watched() else os.getpid(), signal.SIGTERM)
+            time.sleep(1)  # Steps are quicker than signals.
         return batch
 
 
 def train(config, folder):
+    loop.Checkpoints = FaultyCheckpoints
     data, sets = FaultyData(config.batch_size), {"test": ToyEval(config.batch_size)}
     return loop.train(config, ToyTask(config), data, sets, folder)
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -99,12 +100,22 @@ def test_killed_process_ends_the_others_and_all_resume_bitwise(pair, tmp_path):
     assert_equal(state(tmp_path), state(pair))
 
 
+def test_checkpoint_that_one_process_cannot_read_is_set_aside_by_all(pair, tmp_path):
+    shutil.copytree(pair, tmp_path / "copy")
+    codes, lines = pod(tmp_path / "copy", 2, 4, "2x2x2", fault="1:12:unread")
+    assert codes == [0, 0], lines
+    assert "step 9: resumed." in lines[0]
+    assert "(process 1 could not): moved to" in lines[0]
+    assert (tmp_path / "copy" / "broken_checkpoints" / "12").is_dir()
+    assert_equal(state(tmp_path / "copy"), state(pair))
+
+
 def test_run_moves_between_meshes_and_numbers_of_processes(whole, tmp_path):
-    codes, lines = pod(tmp_path, 2, 4, "2x2x2", fault="1:3:stop")
+    codes, lines = pod(tmp_path, 2, 4, "2x2x2", fault="1:2:stop")
     assert codes == [EXIT_STOPPED, EXIT_STOPPED], lines
-    assert pod(tmp_path, 1, 8, "8x1x1", fault="0:5:stop")[0] == [EXIT_STOPPED]
+    assert pod(tmp_path, 1, 8, "8x1x1", fault="0:7:stop")[0] == [EXIT_STOPPED]
     # Four processes whose devices share rows: the tensor axis lies across processes.
-    codes, lines = pod(tmp_path, 4, 2, "1x2x4", fault="2:8:stop")
+    codes, lines = pod(tmp_path, 4, 2, "1x2x4", fault="2:9:stop")
     assert codes == [EXIT_STOPPED] * 4, lines
     assert pod(tmp_path, 1, 1, "1x1x1")[0] == [0]
     assert_equal(state(tmp_path), state(whole), rtol=1e-5, atol=1e-6)
