@@ -13,6 +13,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.parity
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not oracle and not aot and not gpu and not tpu"
 	$(RUN) -m pytest -m oracle
+	$(RUN) -m pytest -m "aot and not slow"
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
@@ -46,7 +47,7 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[tpu,dev]'
 	touch $@
 
 # torch is named with its version, so that a local CPU build of it is taken where there is one.

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from distill import experiment, teachers
 from distill.task import State
 from distill.vision import convert
-from moshijax import sharding
+from moshijax import libtpu, sharding
 from moshijax.train import program
 
 
@@ -55,6 +55,7 @@ def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> di
 def main(_: Sequence[str]) -> None:
     """Prints the metrics of the student that the flags name."""
     logging.set_verbosity(logging.WARNING)
+    libtpu.hush()
     try:
         metrics = evaluate(CONFIG.value, str(STUDENT.value), TEACHERS.value)
         if EXPORT.value:

@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from moshijax import hosts, supervisor
+from moshijax import hosts, libtpu, supervisor
 
 
 def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage: str) -> None:
@@ -37,6 +37,7 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
             with config.value.unlocked():
                 config.value.profile = profile.value
         join(program)
+        libtpu.hush()
         train(config.value, str(workdir.value))
 
     run_command(program, main, usage)

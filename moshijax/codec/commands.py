@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from moshijax import libtpu
 from moshijax.codec.chunks import CHUNK_FRAMES, make_step
 from moshijax.codec.config import PRESETS, MimiConfig
 from moshijax.codec.mimi import Mimi, for_inference
@@ -217,6 +218,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; what is wrong with its input is one sentence."""
     args = parser().parse_args(argv)
+    libtpu.hush()
     try:
         print(args.run(args))
     except (ValueError, OSError) as error:

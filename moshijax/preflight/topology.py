@@ -1,10 +1,5 @@
-"""TPU slices by name, described by libtpu on a machine that need not have a TPU.
+"""TPU slices by name, described by libtpu on a machine that need not have a TPU."""
 
-libtpu looks for a TPU VM and talks about not finding one; it is told beforehand that it is on
-one, in this process alone and never where there is a TPU.
-"""
-
-import glob
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -15,17 +10,10 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from moshijax import libtpu
 from moshijax.train.chips import CHIPS, Chip
 
 
-QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_LOG_DIR": "disabled",
-    # Another process may compile at the same time.
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 FAMILIES = tuple(family for family, chip in CHIPS.items() if chip.topologies)
 
 
@@ -98,11 +86,6 @@ def check_libtpu() -> None:
         raise ValueError("libtpu is not installed: pip install 'moshijax[tpu]'.")
 
 
-def has_tpu() -> bool:
-    """Whether this machine has a TPU of its own."""
-    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
-
-
 def devices(topology: Topology) -> list[Any]:
     """The devices of a slice, to compile for.
 
@@ -111,9 +94,8 @@ def devices(topology: Topology) -> list[Any]:
         UnknownSliceError: libtpu does not know the slice.
     """
     check_libtpu()
-    if not has_tpu():
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+    libtpu.hush()
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # Another process may compile, too.
     options: dict[str, Any] = {"wrap": topology.closed} if any(topology.closed) else {}
     if topology.name.startswith("v4:"):
         options["chip_config_name"] = "megacore"  # One device a chip.

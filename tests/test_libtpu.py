@@ -1,0 +1,40 @@
+import os
+
+import pytest
+
+from moshijax import libtpu
+
+
+@pytest.fixture
+def _bare(monkeypatch):
+    for name in [n for n in os.environ if n.startswith("TPU_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(libtpu.glob, "glob", lambda pattern: [])
+    for name in libtpu.SETTINGS:  # So that they are gone after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_bare")
+def test_without_a_tpu_libtpu_is_told_what_it_would_ask_for():
+    libtpu.hush()
+    assert {name: os.environ[name] for name in libtpu.SETTINGS} == libtpu.SETTINGS
+    assert not libtpu.has_tpu()  # What was set by us is no sign of a TPU.
+
+
+@pytest.mark.usefixtures("_bare")
+def test_a_tpu_that_is_there_is_left_alone(monkeypatch):
+    monkeypatch.setattr(libtpu.glob, "glob", lambda pattern: ["/dev/vfio/0"])
+    libtpu.hush()
+    assert "TPU_ACCELERATOR_TYPE" not in os.environ
+
+
+@pytest.mark.usefixtures("_bare")
+@pytest.mark.parametrize(
+    ("name", "value"), [("TPU_WORKER_ID", "3"), ("TPU_ACCELERATOR_TYPE", "v5p-128")]
+)
+def test_a_machine_that_is_told_to_have_one_is_left_alone(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    libtpu.hush()
+    assert os.environ[name] == value
+    assert "TPU_WORKER_HOSTNAMES" not in os.environ
