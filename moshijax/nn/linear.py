@@ -1,11 +1,17 @@
 """A linear map of the last axis."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from moshijax.nn.paths import path_name
+
+
+Tree = TypeVar("Tree")
 
 
 @jax.custom_jvp
@@ -77,10 +83,30 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
         """Maps each frame."""
-        y = self._multiply(x)
+        y = multiply(self.kernel, x)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)[None, None]
 
-    def _multiply(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
-        if isinstance(self.kernel, nnx.Module):
-            return self.kernel(x)
-        return product(x, self.kernel[...].astype(x.dtype))
+
+def multiply(kernel: Any, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
+    """Multiplies by a kernel, whichever of the two it is."""
+    if isinstance(kernel, nnx.Module):
+        return kernel(x)
+    return product(x, kernel[...].astype(x.dtype))
+
+
+def map_kernels(model: Tree, change: Callable[[str, Any], Any]) -> Tree:
+    """Returns the model with the kernel of every `Linear` changed, given its name and itself."""
+
+    def visit(path: tuple[Any, ...], node: Any) -> Any:
+        if not isinstance(node, Linear):
+            return node
+        new = change(path_name(path, "kernel"), node.kernel)
+
+        def is_kernel(part: Any) -> bool:
+            return part is node.kernel
+
+        return jax.tree.map(lambda x: new if is_kernel(x) else x, node, is_leaf=is_kernel)
+
+    return jax.tree_util.tree_map_with_path(
+        visit, model, is_leaf=lambda node: isinstance(node, Linear)
+    )

@@ -1,0 +1,171 @@
+"""Kernels of 8 or 4 bits, which take the place of the array in a `Linear`, stacked or not.
+
+What a step reads of memory is what its weights weigh, so they stay in few bits until they are
+multiplied. Per channel: int8 and the largest weight of each output, as bitsandbytes has it. Per
+block of inputs: the least weight and a step for each block and output (Moshi, section 5.5).
+"""
+
+import functools
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from moshijax.nn.linear import map_kernels
+
+
+Tree = TypeVar("Tree")
+
+LARGEST = 127  # what the largest weight of a channel becomes
+DTYPES = {8: jnp.int8, 4: jnp.int4}
+WHOLE = ("text_embedding", "audio_embeddings", "conditioners")  # modules that keep their kernels
+
+
+class PerChannel(nnx.Module):
+    """Integers and a scale for each output: `w = values * scale / 127`."""
+
+    def __init__(self, values: Array, scale: Array):
+        self.values = nnx.Param(values)
+        self.scale = nnx.Param(scale)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the kernel that this stands for."""
+        return self.values.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of its axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """The type of what is not quantised."""
+        return self.scale.dtype
+
+    def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
+        """Multiplies by the integers, then scales."""
+        y = jnp.matmul(x, self.values[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        return (y * (self.scale[...] / LARGEST)[None, None]).astype(x.dtype)
+
+    def array(self) -> Float[Array, "*L C D"]:
+        """Returns the kernel that this stands for."""
+        return self.values[...].astype(jnp.float32) * (self.scale[...] / LARGEST)[..., None, :]
+
+
+class PerBlock(nnx.Module):
+    """Integers, a step and an offset for each block of inputs: `w = values * scale + offset`."""
+
+    def __init__(self, values: Array, scale: Array, offset: Array):
+        self.values = nnx.Param(values)
+        self.scale = nnx.Param(scale)
+        self.offset = nnx.Param(offset)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the kernel that this stands for."""
+        return self.values.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of its axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """The type of what is not quantised."""
+        return self.scale.dtype
+
+    def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
+        """Multiplies by the kernel as it is made; a compiler for a TPU or GPU never stores it."""
+        blocks = self.scale.shape[-2]
+        steps = jnp.repeat(self.scale[...].astype(x.dtype), x.shape[-1] // blocks, axis=-2)
+        kernel = self.values[...].astype(x.dtype) * steps
+        y = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+        sums = x.astype(jnp.float32).reshape(*x.shape[:2], blocks, -1).sum(-1)
+        return (y + sums @ self.offset[...].astype(jnp.float32)).astype(x.dtype)
+
+    def array(self) -> Float[Array, "*L C D"]:
+        """Returns the kernel that this stands for."""
+        width = self.shape[-2] // self.scale.shape[-2]
+        scale, offset = (
+            jnp.repeat(a[...].astype(jnp.float32), width, axis=-2)
+            for a in (self.scale, self.offset)
+        )
+        return self.values[...].astype(jnp.float32) * scale + offset
+
+
+def quantize(model: Tree, bits: int = 8, block: int | None = None) -> Tree:
+    """Quantises the kernel of every `Linear` but those of embeddings and conditioners.
+
+    Args:
+        model: with arrays as kernels.
+        bits: 8 or 4.
+        block: inputs that share a step; None: all of a channel, which is for 8 bits.
+
+    Raises:
+        ValueError: bits and block do not go together, or a kernel is no multiple of the block.
+    """
+    if bits not in DTYPES or (block is None and bits != 8):
+        raise ValueError(
+            f"{bits} bits in blocks of {block}: take 8 bits, or 8 or 4 with a block such as 32."
+        )
+
+    def change(name: str, kernel: Any) -> Any:
+        if isinstance(kernel, nnx.Module) or any(word in name.split("/") for word in WHOLE):
+            return kernel
+        if block is None:
+            return PerChannel(*_channels(kernel[...]))
+        if kernel.shape[-2] % block:
+            raise ValueError(
+                f"{name} has {kernel.shape[-2]} inputs, no multiple of the block of {block}: "
+                "take a smaller one."
+            )
+        return PerBlock(*_blocks(kernel[...], bits, block))
+
+    return map_kernels(model, change)
+
+
+def dequantize(model: Tree) -> Tree:
+    """Returns the model with arrays as kernels again, in float32."""
+
+    def change(_: str, kernel: Any) -> Any:
+        quantised = isinstance(kernel, PerChannel | PerBlock)
+        return nnx.Param(kernel.array()) if quantised else kernel
+
+    return map_kernels(model, change)
+
+
+@jax.jit
+def _channels(kernel: Float[Array, "*L C D"]) -> tuple[Array, Array]:
+    kernel = kernel.astype(jnp.float32)
+    scale = jnp.abs(kernel).max(axis=-2)
+    ratio = kernel / jnp.where(scale > 0, scale, 1.0)[..., None, :]
+    return jnp.round(ratio * LARGEST).astype(jnp.int8), scale
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _blocks(kernel: Float[Array, "*L C D"], bits: int, block: int) -> tuple[Array, Array, Array]:
+    """Between the least and the largest weight of a block, which both are kept."""
+    *stacked, inputs, outputs = kernel.shape
+    shape = (*stacked, inputs // block, block, outputs)
+    kernel = kernel.astype(jnp.float32).reshape(shape)
+    low, high, half = kernel.min(axis=-2), kernel.max(axis=-2), 2 ** (bits - 1)
+    middle = (low + high) / 2 + (high - low) / (2**bits - 1) / 2
+    offset = middle.astype(jnp.bfloat16)
+    reach = offset.astype(jnp.float32)
+    # Rounded up, so that a step in bfloat16 still reaches both ends.
+    scale = _rounded_up(jnp.maximum((high - reach) / (half - 1), (reach - low) / half))
+    step = jnp.where(scale > 0, scale, 1).astype(jnp.float32)
+    values = jnp.round((kernel - reach[..., None, :]) / step[..., None, :])
+    values = jnp.clip(values, -half, half - 1).astype(DTYPES[bits])
+    return values.reshape(*stacked, inputs, outputs), scale, offset
+
+
+def _rounded_up(x: Float[Array, "*d"]) -> Float[Array, "*d"]:
+    """The next bfloat16 that is no smaller; of numbers that are not negative."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    bits = (bits + jnp.uint32(0xFFFF)) & jnp.uint32(0xFFFF0000)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)
