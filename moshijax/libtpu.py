@@ -13,11 +13,12 @@ SETTINGS = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_LOG_DIR": "disabled",
 }
+SILENT = (*SETTINGS, "TPU_LIBRARY_PATH")  # These say nothing of a TPU: libtpu's import has them.
 
 
 def has_tpu() -> bool:
     """Whether this machine has a TPU, or is told so."""
-    told = [name for name in os.environ if name.startswith("TPU_") and name not in SETTINGS]
+    told = [name for name in os.environ if name.startswith("TPU_") and name not in SILENT]
     odd = [n for n, value in SETTINGS.items() if os.environ.get(n, value) != value]
     return bool(told or odd or glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 

@@ -16,7 +16,8 @@ def _bare(monkeypatch):
 
 
 @pytest.mark.usefixtures("_bare")
-def test_without_a_tpu_libtpu_is_told_what_it_would_ask_for():
+def test_without_a_tpu_libtpu_is_told_what_it_would_ask_for(monkeypatch):
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "/somewhere/libtpu.so")
     libtpu.hush()
     assert {name: os.environ[name] for name in libtpu.SETTINGS} == libtpu.SETTINGS
     assert not libtpu.has_tpu()  # What was set by us is no sign of a TPU.

@@ -70,6 +70,8 @@ def preflight(config: ConfigDict, name: str) -> list[Report]:
                 say=say,
             )  # fmt: skip
             reports += search.rank(tried)
+            if reports[-len(tried) :]:
+                print(tables.report_text(reports[-len(tried)]), end="\n\n", flush=True)
         else:
             one = examine(config, slice_, name=name, changes=mesh, price=settings.price)
             reports.append(one)
