@@ -66,7 +66,7 @@ def place(task: Task, mesh: Mesh | AbstractMesh, seed: int) -> Program:
     )
 
 
-def _within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+def _within(mesh: Mesh | AbstractMesh, function: Callable[..., Any]) -> Callable[..., Any]:
     """Tells kernels, which run on the rows and heads of a device, what the mesh is."""
 
     @functools.wraps(function)
