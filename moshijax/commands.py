@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from moshijax import hosts, libtpu, supervisor
+from moshijax.train.trace import parse_steps
 
 
 def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage: str) -> None:
@@ -34,6 +35,7 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
 
     def main() -> None:
         if profile.value is not None:
+            parse_steps(profile.value, config.value.num_steps)  # Refused before all else.
             with config.value.unlocked():
                 config.value.profile = profile.value
         join(program)

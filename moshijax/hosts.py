@@ -217,8 +217,7 @@ def leave(code: int) -> NoReturn:
     sys.stderr.flush()
     if jax.distributed.is_initialized():
         if code not in (0, EXIT_STOPPED):
-            if first():
-                time.sleep(2)  # It holds the others together: they may have something to say.
+            time.sleep(2)  # The others may have something to say before they miss this one.
             os._exit(code)
         jax.distributed.shutdown()
     sys.exit(code)

@@ -121,6 +121,8 @@ class Run:
         if found:
             done = step == self.config.num_steps
             self.log.event(step, "this run is done already." if done else "resumed.")
+        if self.trace.missed(step):
+            self.log.event(step, f"no trace: {self.config.profile} is past, take later steps.")
         return state, step
 
     def fresh(self) -> Any:

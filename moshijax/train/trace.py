@@ -39,6 +39,10 @@ class Trace:
         self.folder = workdir / "profile" / f"process_{jax.process_index():03d}"
         self._on = False
 
+    def missed(self, step: int) -> bool:
+        """Whether all steps asked for lie before this one's end."""
+        return bool(self._steps) and self._steps[-1] <= step
+
     @contextmanager
     def step(self, step: int, before: Any) -> Generator[None]:
         """Marks what happens inside as one step; `before` is what the step before left."""

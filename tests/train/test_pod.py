@@ -156,10 +156,16 @@ def test_processes_that_do_not_come_are_reported(tmp_path):
     assert "toy: not all processes came within 3 s" in lines[0]
 
 
-def test_half_an_address_is_one_sentence(tmp_path):
-    codes, lines = pod(tmp_path, 1, 1, "1x1x1", flags=["--num_processes=2"])
-    assert codes == [1]
-    assert lines == [
-        "toy: many processes need an address, their number and an id: add --coordinator "
-        "(or JAX_COORDINATOR_ADDRESS).\n"
-    ]
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        (
+            "--num_processes=2",
+            "many processes need an address, their number and an id: add --coordinator "
+            "(or JAX_COORDINATOR_ADDRESS).",
+        ),
+        ("--profile=10..12", "profile: '10..12' is not like steps=10..12."),
+    ],
+)
+def test_wrong_flag_is_one_sentence(tmp_path, flag, sentence):
+    assert pod(tmp_path, 1, 1, "1x1x1", flags=[flag]) == ([1], [f"toy: {sentence}\n"])

@@ -44,6 +44,13 @@ def test_trace_holds_the_steps_asked_for_and_the_names_of_their_parts(tmp_path):
     assert f"trace written to {tmp_path / 'profile'}." in said
 
 
+def test_steps_that_are_past_are_said_to_be(tmp_path):
+    run(tmp_path)
+    run(tmp_path, profile="steps=1..2")
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]["message"]
+    assert last == "no trace: steps=1..2 is past, take later steps."
+
+
 def test_parts_of_an_update_have_the_names_of_the_code():
     task = ToyTask(config())
     state = jax.eval_shape(task.init, jax.random.key(0))
