@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moshijax.convert.hub import locate
+from moshijax.convert.lm_forms import arrange, expand, linear_name
 from moshijax.convert.lm_names import entries, layouts
 from moshijax.convert.names import Entry
 from moshijax.convert.safetensors import Safetensors, write_safetensors
@@ -20,12 +22,14 @@ from moshijax.convert.tables import announce, detect, faults, few, pieces, read
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.moshi import Moshi
 from moshijax.lm.presets import PRESETS
+from moshijax.nn.lora import share_adapters
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.transformer import unstack
 from moshijax.sharding import shard_like
 
 
 WHAT = "language model"
+SCALE = re.compile(r"kernel(/frozen)?/scale$")
 
 
 def load_lm(
@@ -35,11 +39,13 @@ def load_lm(
     dtype: Any = None,
     mesh: Mesh | None = None,
     inference: bool = False,
+    lora_scaling: float = 2.0,
 ) -> Moshi:
     """Loads a language model from a path or an `hf://` name, whatever the layout of the file.
 
-    Every tensor must be there, in its shape, and no other. Conditioners are float32, the rest is
-    `dtype`, or as in the file.
+    Kernels are as in the file: arrays, with adapters, or of int8 with a scale a channel. Every
+    tensor must be there, in its shape, and no other. Conditioners are float32, the rest is `dtype`,
+    or as in the file.
 
     Args:
         source: where the file is.
@@ -47,33 +53,17 @@ def load_lm(
         dtype: of the parameters.
         mesh: where to put them; each process reads of the file what its devices hold.
         inference: arrange the weights as lists, which a CPU reads fastest.
+        lora_scaling: of the adapters, if the file has any; it does not tell.
 
     Raises:
         ValueError: the file does not fit; the sentence says how, and which preset it is of.
     """
     file = Safetensors(locate(source))
-    model = abstract_lm(config)
-    table = fitting_table(file, config, named_leaves(model))
+    model, table = fit(file, config, lora_scaling)
     if inference:
         model = jax.eval_shape(unstack, model)
     model = _typed(model, dtype or file.entries[table[0].name].dtype)
-    leaves = named_leaves(model)
-    parts = pieces(table, leaves)
-    shardings = named_leaves(shard_like(model, mesh)) if mesh else {}
-
-    def fill(name: str, leaf: Any) -> jax.Array:
-        if mesh is None:
-            array = jnp.array(read(file, parts[name], leaf.shape, leaf.dtype))
-        else:
-            array = jax.make_array_from_callback(
-                leaf.shape,
-                shardings[name],
-                lambda index: read(file, parts[name], leaf.shape, leaf.dtype, index),
-            )
-        file.release()
-        return array
-
-    return with_leaves(model, {name: fill(name, leaf) for name, leaf in leaves.items()})
+    return with_leaves(model, read_leaves(file, table, model, mesh))
 
 
 def save_lm(
@@ -88,7 +78,8 @@ def save_lm(
     For transformers it writes a folder, with the configuration beside the weights.
     """
     path, leaves = pathlib.Path(path), named_leaves(model)
-    table = entries(model.config, layout)
+    check_shared(model)
+    table = expand(entries(model.config, layout), leaves)
     if layout == "transformers":
         path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(transformers_config(model.config), indent=2)
@@ -122,9 +113,23 @@ def transformers_config(config: MoshiConfig) -> dict[str, Any]:
     }
 
 
+def check_shared(model: Any) -> None:
+    """Raises ValueError unless what shares an adapter's A in a file has the same one."""
+    leaves = named_leaves(model)
+    for name, shared in named_leaves(share_adapters(model)).items():
+        if leaves[name] is not shared and not jnp.array_equal(leaves[name], shared):
+            raise ValueError(
+                f"{name} is not the A that files have in common for it and its neighbours: train "
+                "with share_adapters, and call it before saving; or fuse_lora."
+            )
+
+
 def _kept(path: str) -> Any:
     """The type that a parameter always has."""
-    return np.dtype(np.float32) if path.startswith("conditioners/") else None
+    if path.endswith("/values"):
+        return np.dtype(np.int8)
+    single = path.startswith("conditioners/") or SCALE.search(path)
+    return np.dtype(np.float32) if single else None
 
 
 def _typed(model: Moshi, dtype: Any) -> Moshi:
@@ -139,16 +144,45 @@ def abstract_lm(config: MoshiConfig) -> Moshi:
     return jax.eval_shape(lambda: Moshi(config, rngs=nnx.Rngs(0)))
 
 
-def fitting_table(file: Safetensors, config: MoshiConfig, leaves: dict[str, Any]) -> list[Entry]:
-    """Returns the table of a file's layout; it must have all tensors of a model, and no other."""
-    tables = {layout: entries(config, layout) for layout in layouts(config)}
-    layout = detect(file, tables)
+def read_leaves(
+    file: Safetensors, table: list[Entry], model: Any, mesh: Mesh | None
+) -> dict[str, jax.Array]:
+    """Reads the arrays of a model of shapes, one after the other, onto the mesh if there is one."""
+    leaves = named_leaves(model)
+    parts = pieces(table, leaves)
+    shardings = named_leaves(shard_like(model, mesh)) if mesh else {}
+
+    def fill(name: str, leaf: Any) -> jax.Array:
+        if mesh is None:
+            array = jnp.array(read(file, parts[name], leaf.shape, leaf.dtype))
+        else:
+            array = jax.make_array_from_callback(
+                leaf.shape,
+                shardings[name],
+                lambda index: read(file, parts[name], leaf.shape, leaf.dtype, index),
+            )
+        file.release()
+        return array
+
+    return {name: fill(name, leaf) for name, leaf in leaves.items()}
+
+
+def fit(
+    file: Safetensors, config: MoshiConfig, lora_scaling: float = 2.0
+) -> tuple[Moshi, list[Entry]]:
+    """Returns the model of shapes that a file holds and its table; nothing may lack or be left.
+
+    Raises:
+        ValueError: the file does not fit; the sentence says how, and which preset it is of.
+    """
+    fits = {layout: _arranged(file, config, layout, lora_scaling) for layout in layouts(config)}
+    layout = detect(file, {layout: table for layout, (_, table) in fits.items()})
     if layout is None:
         found = f"it has few of this model's tensors; its own are {few(sorted(file))}"
     else:
-        found = faults(file, tables[layout], leaves)
-    if layout is not None and not found:
-        return tables[layout]
+        found = faults(file, fits[layout][1], named_leaves(fits[layout][0]))
+        if not found:
+            return fits[layout]
     fitting = [name for name, other in PRESETS.items() if _fits(file, other)]
     remedy = (
         f"it is of the preset {' or '.join(fitting)}, so load it as that"
@@ -158,10 +192,19 @@ def fitting_table(file: Safetensors, config: MoshiConfig, leaves: dict[str, Any]
     raise ValueError(f"{file.path} does not fit this {WHAT}: {found}; {remedy}")
 
 
+def _arranged(
+    file: Safetensors, config: MoshiConfig, layout: str, lora_scaling: float
+) -> tuple[Moshi, list[Entry]]:
+    table = entries(config, layout)
+    model = arrange(file, table, abstract_lm(config), lora_scaling)
+    return model, expand(table, named_leaves(model))
+
+
 def _fits(file: Safetensors, config: MoshiConfig) -> bool:
+    names = {linear_name(name) for name in file}
     for layout in layouts(config):
         # Finding a model's shapes takes long, so only if the names fit.
-        table = entries(config, layout)
-        if file.keys() == {entry.name for entry in table}:
-            return not faults(file, table, named_leaves(abstract_lm(config)))
+        if names == {linear_name(entry.name) for entry in entries(config, layout)}:
+            model, table = _arranged(file, config, layout, 1.0)
+            return not faults(file, table, named_leaves(model))
     return False

@@ -141,7 +141,7 @@ def _torch(config: MoshiConfig) -> Iterator[Entry]:
     for entry in _published(config):
         number = sets if entry.name.startswith("depformer.layers") else 1
         kind = next((k for k in PROJECTIONS if k in entry.name), None)
-        if kind is None or "self_attn" not in entry.name:
+        if kind is None:
             yield entry
             continue
         single, each = PROJECTIONS[kind], len(entry.paths) // number

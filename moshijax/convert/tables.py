@@ -124,24 +124,31 @@ def detect(file: Safetensors, tables: Mapping[str, Iterable[Entry]]) -> str | No
 
 def faults(file: Safetensors, table: Iterable[Entry], leaves: Mapping[str, Any]) -> str:
     """Says which tensors a file lacks, has besides and has in another shape; empty if none."""
-    shapes = {entry.name: announce(entry, leaves).shape for entry in table}
+    wanted = {entry.name: announce(entry, leaves) for entry in table}
+    shapes = {name: lazy.shape for name, lazy in wanted.items()}
     here = {name: file.entries[name] for name in shapes if name in file}
     wrong = [
         f"{name} is {list(entry.shape)}, not {list(shapes[name])}"
         for name, entry in here.items()
         if entry.shape != shapes[name]
     ]
-    counted = [
-        f"{name} is {entry.dtype}" for name, entry in here.items() if entry.dtype.kind in "iub"
+    typed = [
+        f"{name} is {entry.dtype}"
+        for name, entry in here.items()
+        if _counts(entry.dtype) != _counts(wanted[name].dtype)
     ]
     missing, surplus = sorted(shapes.keys() - file.keys()), sorted(file.keys() - shapes.keys())
     found = [
         ("lacks", missing),
         ("has besides", surplus),
         ("has misshapen", wrong),
-        ("has as integers", counted),
+        ("has of another type", typed),
     ]
     return "; ".join(f"it {verb} {few(which)}" for verb, which in found if which)
+
+
+def _counts(dtype: np.dtype) -> bool:
+    return dtype.kind in "iub"
 
 
 def few(items: list[str]) -> str:

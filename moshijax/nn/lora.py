@@ -100,11 +100,11 @@ def share_adapters(model: Tree) -> Tree:
     return with_leaves(model, leaves)
 
 
-def adapters(model: Any) -> dict[str, Array]:
-    """Returns the arrays of all adapters by name."""
+def adapters(model: Any) -> dict[str, Any]:
+    """Returns the arrays (or shapes) of all adapters by name."""
     return {name: x for name, x in named_leaves(model).items() if ADAPTER.search(name)}
 
 
-def with_adapters(model: Tree, trained: dict[str, Array]) -> Tree:
+def with_adapters(model: Tree, trained: dict[str, Any]) -> Tree:
     """Returns the model with its adapters from a table."""
     return with_leaves(model, named_leaves(model) | trained)

@@ -14,7 +14,7 @@ import pytest
 
 from moshijax.codec.config import PRESETS as MIMI
 from moshijax.convert import names
-from moshijax.convert.lm import abstract_lm, fitting_table
+from moshijax.convert.lm import fit
 from moshijax.convert.mimi import abstract_mimi
 from moshijax.convert.safetensors import Safetensors
 from moshijax.convert.tables import announce, faults, pieces, read
@@ -81,8 +81,8 @@ def test_all_published_layouts_are_listed():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_published_file_is_read_whole_and_written_in_its_shapes(name, tmp_path):
     file = Safetensors(hollow_file(tmp_path / "x.safetensors", layout(name)))
-    leaves = named_leaves(abstract_lm(CONFIGS[name]))
-    table = fitting_table(file, CONFIGS[name], leaves)
+    model, table = fit(file, CONFIGS[name])
+    leaves = named_leaves(model)
     assert {e.name: announce(e, leaves).shape for e in table} == layout(name)
     assert_complete(file, table, leaves)
 
@@ -114,6 +114,5 @@ def assert_complete(file, table, leaves):
 
 def test_a_file_of_another_preset_is_told_from_its_shapes(tmp_path):
     path = hollow_file(tmp_path / "x.safetensors", layout("hibiki_1b"))
-    config = PRESETS["hibiki_2b"]
     with pytest.raises(ValueError, match=r"it is of the preset hibiki_1b, so load it as that"):
-        fitting_table(Safetensors(path), config, named_leaves(abstract_lm(config)))
+        fit(Safetensors(path), PRESETS["hibiki_2b"])
