@@ -18,7 +18,8 @@ from moshijax.codec.mimi import Mimi
 from moshijax.codec.quantize import Codebook, FrozenCodebook, freeze_codebooks
 from moshijax.convert.hub import locate
 from moshijax.convert.names import LAYOUTS, Entry, entries
-from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
+from moshijax.convert.safetensors import Safetensors, write_safetensors
+from moshijax.convert.tables import announce, detect, faults, pieces, read
 from moshijax.nn.paths import named_leaves, path_name, with_leaves
 from moshijax.nn.transformer import unstack
 
@@ -41,19 +42,20 @@ def load_mimi(
         )
     table = entries(full, layout)
     check_tensors(file, table, named_leaves(abstract_mimi(full)))
-    sources = {path: (entry, i) for entry in table for i, path in enumerate(entry.paths)}
+    arrange = unstack if inference else lambda model: model
+    parts = pieces(table, named_leaves(jax.eval_shape(arrange, abstract_mimi(full))))
 
     def fill(path: tuple[Any, ...], node: Any) -> Any:
         # A codebook at a time, so that a frozen one never lies beside all the others' averages.
-        leaves = named_leaves(node).items()
-        read = {b: _read(file, sources, path_name(path, b), leaf.shape) for b, leaf in leaves}
+        leaves = {}
+        for below, leaf in named_leaves(node).items():
+            own = parts[path_name(path, below)]
+            leaves[below] = jnp.array(read(file, own, leaf.shape, np.float32))
         file.release()
-        node = with_leaves(node, read)
+        node = with_leaves(node, leaves)
         return freeze_codebooks(node) if inference else node
 
-    model = abstract_mimi(config)
-    if inference:
-        model = jax.eval_shape(unstack, model)
+    model = jax.eval_shape(arrange, abstract_mimi(config))
     return jax.tree_util.tree_map_with_path(
         fill, model, is_leaf=lambda node: isinstance(node, Codebook)
     )
@@ -74,7 +76,7 @@ def save_mimi(
             "this Mimi has frozen codebooks, which cannot be saved; load it without inference=True"
         )
     leaves = named_leaves(model)
-    tensors = {e.name: announce(e, leaves) for e in entries(model.config, layout)}
+    tensors = {e.name: announce(e, leaves, np.float32) for e in entries(model.config, layout)}
     write_safetensors(path, tensors, {"format": "pt"} if layout.startswith("trans") else {})
     return path
 
@@ -91,36 +93,21 @@ def abstract_mimi(config: MimiConfig) -> Mimi:
 
 def detect_layout(file: Safetensors, config: MimiConfig) -> str:
     """Returns the layout that most of a file's names belong to."""
-    names = {layout: {e.name for e in entries(config, layout)} for layout in LAYOUTS}
-    common = {layout: len(names[layout] & file.keys()) for layout in LAYOUTS}
-    best = max(LAYOUTS, key=lambda layout: common[layout])
-    if common[best] < len(names[best]) / 2:
-        examples = ", ".join(sorted(file)[:3])
+    best = detect(file, {layout: entries(config, layout) for layout in LAYOUTS})
+    if best is None:
         raise ValueError(
-            f"{file.path} is the file of another model: of {len(names[best])} tensors of a Mimi "
-            f"it has {common[best]}; its first are {examples}; give a Mimi's"
+            f"{file.path} is the file of another model: it has few of a Mimi's tensors; its first "
+            f"are {', '.join(sorted(file)[:3])}; give a Mimi's"
         )
     return best
 
 
 def check_tensors(file: Safetensors, table: list[Entry], leaves: dict[str, Any]) -> None:
     """Raises if a tensor is missing, is not of a Mimi or has another shape."""
-    names = [entry.name for entry in table]
-    missing = sorted(set(names) - file.keys())
-    surplus = sorted(file.keys() - set(names))
-    wrong = []
-    for entry in table:
-        want = announce(entry, leaves).shape
-        if entry.name in file and file.entries[entry.name].shape != want:
-            wrong.append(
-                f"{entry.name} is {list(file.entries[entry.name].shape)}, not {list(want)}"
-            )
-    faults = [("lacks", missing), ("has besides", surplus), ("has misshapen", wrong)]
-    found = [f"{verb} {_few(which)}" for verb, which in faults if which]
-    if found:
+    if found := faults(file, table, leaves):
         raise ValueError(
-            f"{file.path} does not fit this Mimi: it {'; it '.join(found)}; choose the "
-            "configuration that it was made with, or fetch it anew"
+            f"{file.path} does not fit this Mimi: {found}; choose the configuration that it was "
+            "made with, or fetch it anew"
         )
 
 
@@ -163,48 +150,3 @@ def transformers_config(config: MimiConfig) -> dict[str, Any]:
 
 def _count_codebooks(file: Safetensors) -> int:
     return sum(bool(re.search(r"codebook\.embed(ding)?_sum$", name)) for name in file)
-
-
-def _few(items: list[str]) -> str:
-    return ", ".join(items[:4]) + (f" and {len(items) - 4} more" if len(items) > 4 else "")
-
-
-def _read(
-    file: Safetensors,
-    sources: dict[str, tuple[Entry, int]],
-    path: str,
-    shape: tuple[int, ...],
-) -> jax.Array:
-    """Reads one parameter; a stack of layers from the tensors of its layers."""
-
-    def part(path: str) -> np.ndarray:
-        entry, i = sources[path]
-        return entry.transform.split(file[entry.name])[i]
-
-    if path in sources:
-        return jnp.array(np.ascontiguousarray(part(path), np.float32))
-    array = np.empty(shape, np.float32)
-    for i in range(shape[0]):
-        array[i] = part(path.replace("/layers/", f"/layers/{i}/"))
-    return jnp.array(array)
-
-
-def announce(entry: Entry, leaves: dict[str, Any]) -> Lazy:
-    """Announces a tensor of a file, to be made of the parameters when it is written."""
-    parts = [_find(path, leaves) for path in entry.paths]
-    shapes = [leaf.shape if i is None else leaf.shape[1:] for leaf, i in parts]
-    empty = entry.transform.join(*(np.broadcast_to(np.float32(0), shape) for shape in shapes))
-
-    def make() -> np.ndarray:
-        arrays = (np.asarray(leaf if i is None else leaf[i], np.float32) for leaf, i in parts)
-        return entry.transform.join(*arrays)
-
-    return Lazy(empty.shape, empty.dtype, make)
-
-
-def _find(path: str, leaves: dict[str, Any]) -> tuple[Any, int | None]:
-    """Returns a parameter, or the stack that it lies in and its layer."""
-    if path in leaves:
-        return leaves[path], None
-    stack, layer, rest = re.split(r"/(\d+)", path, maxsplit=1)
-    return leaves[stack + rest], int(layer)

@@ -68,7 +68,8 @@ def halves(num_heads: int) -> Transform:
         return (rows.reshape(a.shape).T,)
 
     def join(a: np.ndarray) -> np.ndarray:
-        rows = a.T.reshape(num_heads, -1, 2, a.shape[0]).swapaxes(1, 2)
+        pairs = a.shape[1] // num_heads // 2  # named, for a matrix without rows
+        rows = a.T.reshape(num_heads, pairs, 2, a.shape[0]).swapaxes(1, 2)
         return rows.reshape(a.shape[1], a.shape[0])
 
     return Transform(split, join)

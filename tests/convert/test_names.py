@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from moshijax.codec.config import PRESETS
-from moshijax.convert.mimi import abstract_mimi, announce
+from moshijax.convert.mimi import abstract_mimi
 from moshijax.convert.names import (
     LAYOUTS,
     QKV,
@@ -14,6 +14,7 @@ from moshijax.convert.names import (
     entries,
     halves,
 )
+from moshijax.convert.tables import announce
 from moshijax.nn.paths import named_leaves
 
 
