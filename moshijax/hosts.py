@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
@@ -196,7 +196,7 @@ def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
     """
     if jax.process_count() == 1:
         return asked
-    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, P("all")), NamedSharding(mesh, P())
     any_of = jax.jit(lambda flags: flags.any(), out_shardings=whole)
     answers: collections.deque[jax.Array] = collections.deque()

@@ -80,12 +80,31 @@ def mesh_sizes(shape: Mapping[str, int] | None, count: int) -> dict[str, int]:
     return {axis: sizes[axis] for axis in AXES}
 
 
-def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over all devices; sizes as in `mesh_sizes`."""
-    devices = jax.devices() if devices is None else devices
-    sizes = tuple(mesh_sizes(shape, len(devices)).values())
+def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
+    """Devices by `AXES`; several slices of a TPU, far from each other, share `data` alone.
+
+    Raises:
+        ValueError: the slices do not divide the size of `data`.
+    """
+    count = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes["data"] % count:
+        raise ValueError(
+            f"mesh: data={sizes['data']} does not divide among {count} slices: "
+            f"take a multiple of {count}."
+        )
+    shape = (sizes["data"] // count, sizes["fsdp"], sizes["tensor"])
     # A side of a pod may serve two axes: jax.make_mesh allows it on one generation only.
-    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if count == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(
+        shape, (count, 1, 1), devices, allow_split_physical_axes=True
+    )
+
+
+def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over all devices; sizes as in `mesh_sizes`, slices as in `device_grid`."""
+    devices = jax.devices() if devices is None else devices
+    grid = device_grid(mesh_sizes(shape, len(devices)), devices)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

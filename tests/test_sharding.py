@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,3 +117,23 @@ def test_placed_arrays_keep_their_values():
     placed = sharding.place(tree, mesh)
     np.testing.assert_array_equal(placed["head"]["kernel"], tree["head"]["kernel"])
     assert placed["head"]["kernel"].sharding.shard_shape((4, 8)) == (4, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh looks at in a device of a TPU of two slices."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def test_slices_share_the_data_axis_alone():
+    chips = [Chip(id=i, slice_index=i // 4) for i in range(8)]
+    grid = sharding.device_grid(dict(data=4, fsdp=2, tensor=1), chips)
+    assert grid.shape == (4, 2, 1)
+    assert [{chip.slice_index for chip in row.flat} for row in grid] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ValueError, match="data=1 does not divide among 2 slices: take a multiple"):
+        sharding.device_grid(dict(data=1, fsdp=8, tensor=1), chips)

@@ -10,13 +10,16 @@ import sys
 import numpy as np
 import pytest
 
-from moshijax.hosts import EXIT_PEER_LOST, EXIT_STOPPED
+from moshijax.hosts import EXIT_PEER_LOST, EXIT_STOPPED, Stopped
+from moshijax.train import loop
 from moshijax.train.log import read_metrics
 from moshijax.train.workdir import load_leaves
+from tests.train.pod_config import get_config
+from tests.train.toy import ToyData, ToyEval, ToyTask
 
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-PEER_TIMEOUT = 5
+PEER_TIMEOUT = 4
 COMMAND = [sys.executable, "-m", "tests.train.pod", "--config"]
 
 
@@ -48,6 +51,14 @@ def pod(workdir, processes, devices, mesh, fault="", flags=(), own=None):
     return [process.returncode for process in started], lines
 
 
+def alone(workdir, mesh, interrupted_at=0):
+    """The same run in this process."""
+    config = get_config(mesh)
+    data = ToyData(config.batch_size, interrupted_at=interrupted_at)
+    sets = {"test": ToyEval(config.batch_size)}
+    loop.train(config, ToyTask(config), data, sets, str(workdir))
+
+
 def state(workdir):
     """Model and optimizer of the newest checkpoint."""
     return {p: load_leaves(str(workdir), p) for p in ("model", "optimizer")}
@@ -61,9 +72,9 @@ def assert_equal(a, b, rtol=0.0, atol=0.0):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """One process with eight devices, to the end."""
+    """This process with its eight devices, to the end."""
     workdir = tmp_path_factory.mktemp("one")
-    assert pod(workdir, 1, 8, "2x2x2")[0] == [0]
+    alone(workdir, "2x2x2")
     return workdir
 
 
@@ -113,7 +124,8 @@ def test_checkpoint_that_one_process_cannot_read_is_set_aside_by_all(pair, tmp_p
 def test_run_moves_between_meshes_and_numbers_of_processes(whole, tmp_path):
     codes, lines = pod(tmp_path, 2, 4, "2x2x2", fault="1:2:stop")
     assert codes == [EXIT_STOPPED, EXIT_STOPPED], lines
-    assert pod(tmp_path, 1, 8, "8x1x1", fault="0:7:stop")[0] == [EXIT_STOPPED]
+    with pytest.raises(Stopped):
+        alone(tmp_path, "8x1x1", interrupted_at=7)
     # Four processes whose devices share rows: the tensor axis lies across processes.
     codes, lines = pod(tmp_path, 4, 2, "1x2x4", fault="2:9:stop")
     assert codes == [EXIT_STOPPED] * 4, lines
