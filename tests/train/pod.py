@@ -1,6 +1,6 @@
 """The toy run as a command, one process of many: what the tests of hosts start.
 
-A fault comes from TOY_FAULT="PROCESS:STEP:KIND": kill, stop, error, nan, or a checkpoint unread.
+Faults come from TOY_FAULT="PROCESS:STEP:KIND,...": kill, stop, error, nan, a checkpoint unread.
 """
 
 import os
@@ -16,13 +16,15 @@ from tests.train.toy import ToyData, ToyEval, ToyTask
 
 
 jax.config.update("jax_default_matmul_precision", "highest")
-workdir.SHARED_WITHIN = 1  # One disk needs no patience.
 
 
 def fault(step):
     """What is to go wrong in this process at this step."""
-    process, at, kind = os.environ.get("TOY_FAULT", "-1:0:none").split(":")
-    return kind if (jax.process_index(), step) == (int(process), int(at)) else None
+    for text in filter(None, os.environ.get("TOY_FAULT", "").split(",")):
+        process, at, kind = text.split(":")
+        if (jax.process_index(), step) == (int(process), int(at)):
+            return kind
+    return None
 
 
 class FaultyCheckpoints(workdir.Checkpoints):

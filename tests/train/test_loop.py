@@ -11,7 +11,7 @@ import pytest
 from moshijax import hosts
 from moshijax.hosts import Stopped
 from moshijax.nn.paths import named_leaves
-from moshijax.train import loop
+from moshijax.train import loop, workdir
 from moshijax.train.log import read_metrics
 from moshijax.train.workdir import DataOrder
 from tests.train.toy import ToyData, ToyEval, ToyTask, config
@@ -181,6 +181,13 @@ def test_processes_with_different_configs_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"processes \[0\] have another config than process 0"):
         run(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_work_directory_that_another_host_does_not_see_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "SHARED_WITHIN", 0)
+    monkeypatch.setattr(workdir, "write_text", lambda *_: None)  # As on another host's disk.
+    with pytest.raises(ValueError, match=r"not the same directory for processes \[0\] and process"):
+        run(tmp_path)
 
 
 def test_batch_that_does_not_divide_is_refused(tmp_path):
