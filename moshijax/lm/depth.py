@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from moshijax.lm.config import DepthConfig, MoshiConfig
 from moshijax.nn.attention import attend
 from moshijax.nn.norms import RMSNorm
+from moshijax.nn.rows import split_rows
 from moshijax.nn.steps import CodeEmbeddings, Embedding, make_linears, map_steps
 
 
@@ -89,7 +90,7 @@ class Depth(nnx.Module):
         steps = tuple(range(len(self.sets)))
         x = self._inputs(hidden, text, codes[:, :-1], steps)
         if isinstance(self.layers, DepthBlock):
-            body = jax.checkpoint(lambda x, layer: (layer(x, None, self.sets)[0], None))
+            body = jax.checkpoint(lambda x, layer: (layer(split_rows(x), None, self.sets)[0], None))
             x, _ = jax.lax.scan(body, x, self.layers)
         else:
             for layer in self.layers:
@@ -128,7 +129,7 @@ class Depth(nnx.Module):
         tables = tuple(step - 1 for step in steps if step)
         if tables and codes is not None:
             parts.append(self.audio_embeddings(codes, tables))
-        return x + jnp.concatenate(parts, axis=1).astype(x.dtype)
+        return split_rows(x) + split_rows(jnp.concatenate(parts, axis=1)).astype(x.dtype)
 
     def _separate(self) -> list[DepthBlock]:
         if not isinstance(self.layers, DepthBlock):

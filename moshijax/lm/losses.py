@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moshijax.lm.delays import targets
 from moshijax.lm.moshi import Moshi
+from moshijax.nn.rows import split_rows
 
 
 FORMS = ("paper", "finetune")
@@ -72,7 +73,8 @@ def chunked_sums(
     parts = tuple(_cut(a, size) for a in (hidden, predicted.swapaxes(1, 2), mask.swapaxes(1, 2)))
 
     @jax.checkpoint
-    def add(total: Sums, part: tuple[Array, Array, Array]) -> tuple[Sums, None]:
+    def add(total: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
+        part = tuple(map(split_rows, part))
         return jax.tree.map(jnp.add, total, _sums(model, *part, config)), None
 
     zero, each = jnp.zeros(()), jnp.zeros(model.config.num_generated)

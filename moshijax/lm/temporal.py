@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from moshijax.lm.config import MoshiConfig
 from moshijax.nn.linear import Linear
 from moshijax.nn.norms import RMSNorm
+from moshijax.nn.rows import split_rows
 from moshijax.nn.steps import CodeEmbeddings, Embedding
 from moshijax.nn.streaming import State
 from moshijax.nn.transformer import Transformer
@@ -37,13 +38,13 @@ class Temporal(nnx.Module):
     def embed(self, codes: Int[Array, "B K T"]) -> Float[Array, "B T D"]:
         """Sums the embeddings of all streams, text first."""
         with jax.named_scope("embed"):
-            x = self.text_embedding(codes[:, 0])
+            x = split_rows(self.text_embedding(codes[:, 0]))
             if self.audio_embeddings is None:
                 return x
             rows, streams, length = codes.shape
             flat = codes[:, 1:].swapaxes(1, 2).reshape(rows * length, streams - 1)
             audio = self.audio_embeddings(flat, tuple(range(streams - 1)))
-            return x + audio.sum(axis=1).reshape(x.shape)
+            return x + split_rows(audio).sum(axis=1).reshape(x.shape)
 
     def __call__(
         self,
