@@ -66,9 +66,8 @@ if [ -n "$TPU_DRY_RUN" ]; then
   create
   echo "# active"
   hosts
-  echo "# active, nothing on its hosts yet"
-  setup
   echo "# active, the command not started, or lost"
+  setup
   start
   exit
 fi
@@ -114,7 +113,8 @@ tend() {
     [ "$restarts" -le "${TPU_MAX_RESTARTS:-50}" ] || { say "lost too often"; exit 76; }
     say "the command was lost: starting it again"
   fi
-  if [ "$what" = fresh ] && ! setup; then
+  # Also after a loss: a host that was switched off and on has no bucket mounted.
+  if ! setup; then
     back_off "setting up failed"
   elif ! start; then
     back_off "starting failed"

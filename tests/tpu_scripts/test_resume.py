@@ -20,6 +20,7 @@ case "$*" in
   *"queued-resources create"*) echo create >> "$CALLS" ;;
   *"queued-resources delete"*) echo delete >> "$CALLS" ;;
   *"host.sh install"*) echo setup >> "$CALLS" ;;
+  *"host.sh start env broken"*) exit 1 ;;
   *"host.sh start"*) echo start >> "$CALLS" ;;
 esac
 """
@@ -61,18 +62,18 @@ def test_preempted_tpu_is_made_anew(life):
     assert calls == ["delete", "create", "setup", "start"]
 
 
-def test_lost_run_is_started_again_without_a_new_setup(life):
+def test_lost_run_is_set_up_and_started_again(life):
     for lost in ("a: ended 76,b: ended 137", "a: ended 75,b: ended 75"):
         code, calls, _ = life(["ACTIVE"], [lost, "a: running", "a: ended 0,b: ended 0"])
         assert code == 0
-        assert calls == ["start"]
+        assert calls == ["setup", "start"]
 
 
 def test_run_that_is_always_lost_is_given_up(life):
     command = RUN.replace("--poll 0", "--poll 0 --max-restarts 2")
     code, calls, said = life(["ACTIVE"], ["a: ended 76"], command)
     assert code == 76
-    assert calls == ["start", "start"]
+    assert calls == ["setup", "start"] * 2
     assert "lost too often" in said
 
 
@@ -86,3 +87,11 @@ def test_run_that_was_stopped_is_left_alone(life):
     code, calls, said = life(["ACTIVE"], ["a: stopping,b: running", "a: stopped 75,b: stopped 75"])
     assert (code, calls) == (75, [])
     assert "stopped as asked" in said
+
+
+def test_what_fails_is_tried_again(life, tmp_path):
+    broken = RUN.replace("python", "broken")
+    code, calls, said = life(["ACTIVE"], ["a: none", "a: none", "a: ended 0"], broken)
+    assert code == 0
+    assert calls == ["setup", "setup"]
+    assert said.count("starting failed; next try in 0 s") == 2
