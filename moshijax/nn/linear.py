@@ -23,7 +23,23 @@ def product(x: Float[Array, "B T C"], kernel: Float[Array, "C D"]) -> Float[Arra
     """
     few = x.shape[0] * x.shape[1] <= 2
     on_cpu = _row_by_row if few else _convolve
-    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=jnp.matmul)
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=on_cpu, tpu=pad_row(jnp.matmul), default=jnp.matmul
+    )
+
+
+def pad_row(multiply: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """Adds a row of zeros to a single one, of which a TPU would make sums without its matrix unit.
+
+    By the compiler's own count that costs 2.7 (v4, v5p) to 20 times (v5e) as many cycles.
+    """
+
+    def padded(x: Float[Array, "B T C"], kernel: Array) -> Float[Array, "B T D"]:
+        if x.shape[0] * x.shape[1] > 1:
+            return multiply(x, kernel)
+        return multiply(jnp.pad(x, ((0, 0), (0, 1), (0, 0))), kernel)[:, :1]
+
+    return padded
 
 
 def _row_by_row(x: Float[Array, "B T C"], kernel: Float[Array, "C D"]) -> Float[Array, "B T D"]:

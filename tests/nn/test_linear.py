@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from moshijax.nn.linear import Linear, product
+from moshijax.nn.linear import Linear, pad_row, product
 
 
 def test_product_is_the_matrix_product_for_any_number_of_rows():
@@ -11,6 +11,13 @@ def test_product_is_the_matrix_product_for_any_number_of_rows():
     for shape in ((1, 1, 5), (2, 1, 5), (2, 40, 5)):
         x = jax.random.normal(jax.random.key(1), shape)
         np.testing.assert_allclose(product(x, kernel), x @ kernel, atol=1e-6)
+
+
+def test_a_padded_row_is_the_row_alone():
+    kernel = jax.random.normal(jax.random.key(0), (5, 3))
+    for shape in ((1, 1, 5), (2, 1, 5), (1, 3, 5)):
+        x = jax.random.normal(jax.random.key(1), shape)
+        np.testing.assert_allclose(pad_row(jnp.matmul)(x, kernel), x @ kernel, atol=1e-6)
 
 
 def test_gradients_are_those_of_the_matrix_product():

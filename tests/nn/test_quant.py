@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from moshijax.nn.linear import Linear
+from moshijax.nn import quant
+from moshijax.nn.linear import Linear, pad_row
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.quant import PerBlock, PerChannel, dequantize, quantize
 from moshijax.nn.steps import Embedding, make_linears, map_steps
@@ -86,6 +87,24 @@ def test_multiplying_is_multiplying_by_the_kernel_it_stands_for(how):
     half = quantised(frames(dtype=jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), want, atol=0.05)
+
+
+@pytest.mark.parametrize("rows", [1, 6, 70])
+@pytest.mark.parametrize(("bits", "block"), [(8, 8), (4, 8), (8, 128)])
+def test_every_machines_way_of_multiplying_gives_the_same(rows, bits, block):
+    wide = linear(512, 24)
+    x = jnp.array(np.random.default_rng(0).standard_normal((1, rows, 512)), jnp.float32)
+    channels = quantize(wide).kernel.values[...]
+    want = x @ channels.astype(jnp.float32)
+    at_once = quant._channels_at_once
+    for way in (at_once, pad_row(at_once), quant._channels_in_parts):
+        np.testing.assert_allclose(way(x, channels), want, rtol=1e-5, atol=1e-2)
+    kernel = quantize(wide, bits, block).kernel
+    scale = kernel.scale[...].astype(jnp.float32)
+    steps = np.repeat(np.array(scale), block, axis=0)
+    want = x @ (np.array(kernel.values[...]).astype(np.float32) * steps)
+    for way in (quant._blocks_at_once, quant._blocks_in_parts):
+        np.testing.assert_allclose(way(x, kernel.values[...], scale), want, atol=1e-4)
 
 
 @pytest.mark.parametrize("how", WAYS)
