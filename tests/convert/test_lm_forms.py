@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moshijax import sharding
-from moshijax.convert.lm import load_lm, save_lm
+from moshijax.convert.lm import abstract_lm, load_lm, save_lm
 from moshijax.convert.lm_lora import load_lora, save_lora
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
 from moshijax.lm.presets import PRESETS
@@ -124,6 +124,21 @@ def test_quantised_models_stay_close():
         got = run(quantize(model, *how), codes)
         for a, b in ((got.text, want.text), (got.audio, want.audio)):
             assert 0 < np.std(a - b) < bound * np.std(b)
+
+
+@pytest.mark.parametrize("name", ["moshi_7b", "tts_1_6b", "stt_1b"])
+def test_every_array_of_either_form_has_one_sharding_rule(name):
+    mesh = sharding.make_mesh(dict(fsdp=4, tensor=2))
+    forms = (
+        lambda model: add_lora(model, 8, 2.0, jax.random.key(0)),
+        quantize,
+        lambda model: quantize(model, 4, 32),
+        lambda model: add_lora(quantize(model), 8, 2.0, jax.random.key(0)),
+    )
+    for form in forms:
+        model = jax.eval_shape(form, abstract_lm(PRESETS[name]))
+        for arranged in (model, jax.eval_shape(unstack, model)):
+            sharding.shard_like(arranged, mesh)
 
 
 def without(words, path):
