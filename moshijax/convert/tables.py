@@ -14,6 +14,7 @@ from moshijax.convert.names import Entry
 from moshijax.convert.safetensors import Lazy, Safetensors
 
 
+SQUARE = 256
 Index = tuple[slice, ...]
 
 
@@ -83,7 +84,13 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
     if source.dtype == target.dtype and source.dtype.itemsize == 2:
         # NumPy copies integers fast, and bfloat16 one number at a time.
         source, target = source.view(np.uint16), target.view(np.uint16)
-    target[...] = source
+    if source.ndim != 2 or source.flags.c_contiguous:
+        target[...] = source
+        return
+    # Squares that fit the cache, of which a transposed matrix is copied twice as fast.
+    for i, j in itertools.product(*(range(0, size, SQUARE) for size in source.shape)):
+        square = slice(i, i + SQUARE), slice(j, j + SQUARE)
+        target[square] = source[square]
 
 
 def announce(entry: Entry, leaves: Mapping[str, Any], dtype: Any = None) -> Lazy:

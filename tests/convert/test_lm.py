@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import tracemalloc
 
 import jax
@@ -10,8 +11,9 @@ from moshijax import sharding
 from moshijax.convert import lm
 from moshijax.convert.lm import abstract_lm, load_lm, save_lm
 from moshijax.convert.lm_names import layouts
+from moshijax.convert.names import LINEAR, Entry
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
-from moshijax.convert.tables import read
+from moshijax.convert.tables import Piece, read
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.transformer import unstack
@@ -132,6 +134,21 @@ def test_loading_takes_little_more_memory_than_the_model(inference, tmp_path):
     assert sum(sizes) > 4 * max(sizes)
     # The tensor on its way, and the one before while JAX copies it; the rest is Python's own.
     assert peak < 2.1 * max(sizes) + 2e6
+
+
+def test_matrices_larger_than_a_square_are_copied_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, BFLOAT16):
+        array = rng.standard_normal((300, 700)).astype(dtype)
+        make = functools.partial(np.asarray, array)
+        write_safetensors(tmp_path / "x", {"x": Lazy(array.shape, array.dtype, make)}, {})
+        file, piece = Safetensors(tmp_path / "x"), Piece(Entry("x", ("w",), LINEAR), 0)
+        for wanted in (np.float32, BFLOAT16):
+            got = read(file, {(): piece}, (700, 300), wanted)
+            np.testing.assert_array_equal(got, array.T.astype(wanted))
+        cut = (slice(10, 650), slice(20, 290))
+        got = read(file, {(): piece}, (700, 300), dtype, cut)
+        np.testing.assert_array_equal(got, array.T[cut])
 
 
 def test_a_mesh_takes_slices_of_tensors_only(tmp_path, monkeypatch):
