@@ -44,7 +44,7 @@ def gated_width(dim: int, size: int) -> int:
 
 def to_moshi(config: MoshiConfig) -> dict[str, Any]:
     """Returns the `config.json` of a model."""
-    fields = COMMON | {
+    fields: dict[str, Any] = COMMON | {
         "dim": config.dim,
         "num_heads": config.num_heads,
         "num_layers": config.num_layers,

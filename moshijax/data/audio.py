@@ -69,9 +69,12 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def writing(
-    path: str | os.PathLike[str], sample_rate: int
+    path: str | os.PathLike[str], sample_rate: int, channels: int = 1
 ) -> Generator[Callable[[np.ndarray], None]]:
-    """Yields a function that appends mono samples to a file, which appears when all went well."""
+    """Yields a function that appends samples to a file, which appears when all went well.
+
+    With several channels it takes arrays [samples, channels].
+    """
     kind = check_output(path)
 
     def write(samples: np.ndarray) -> None:
@@ -87,7 +90,7 @@ def writing(
             replacing(path) as raw,
             # By its number: an interrupt while soundfile calls back into Python would be lost.
             soundfile.SoundFile(
-                raw.fileno(), "w", sample_rate, 1, format=kind, closefd=False
+                raw.fileno(), "w", sample_rate, channels, format=kind, closefd=False
             ) as file,
         ):
             yield write

@@ -12,7 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import (  # ty: ignore[import-not-found]
+    ArrayRecordWriter,
+)
 from jaxtyping import Int
 
 from moshijax.data.order import Stream, shuffled
@@ -165,11 +167,11 @@ class EvalWindows:
         self.windows, self.batch_size, self.length = windows, batch_size, length
         self.num_batches = -(-len(windows) // batch_size)
 
-    def batch(self, number: int, rows: np.ndarray | None = None) -> dict[str, Any]:
-        """Rows of one global batch."""
+    def batch(self, i: int, rows: np.ndarray | None = None) -> dict[str, Any]:
+        """Rows of global batch i."""
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
-        positions = (number * self.batch_size + rows).tolist()
+        positions = (i * self.batch_size + rows).tolist()
         empty = np.full_like(_cut(self.windows[0], self.length, 0.0), ZERO)
         last = len(self.windows)
-        cuts = [_cut(self.windows[i], self.length, 0.0) if i < last else empty for i in positions]
+        cuts = [_cut(self.windows[k], self.length, 0.0) if k < last else empty for k in positions]
         return {"codes": np.stack(cuts)}

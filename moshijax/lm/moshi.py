@@ -130,3 +130,14 @@ def cast(model: Moshi, dtype: Any) -> Moshi:
         return leaf if name.startswith("conditioners/") else leaf.astype(dtype)
 
     return with_leaves(model, {name: one(name, leaf) for name, leaf in named_leaves(model).items()})
+
+
+def read_end_as_padding(model: Moshi) -> Moshi:
+    """Returns the model with the text's end (2) read as padding, so that it goes on speaking.
+
+    Hibiki at times ends before its speaker does; Moshi's own loader does the same.
+    """
+    leaves = named_leaves(model)
+    table = leaves["temporal/text_embedding/table"]
+    row = table[model.config.text_padding]
+    return with_leaves(model, leaves | {"temporal/text_embedding/table": table.at[2].set(row)})

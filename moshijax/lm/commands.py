@@ -1,0 +1,248 @@
+"""Speaks with a recorded user, or goes on with a text.
+
+    python -m moshijax.lm.run --lm model.safetensors --mimi mimi.safetensors \
+        --tokenizer tokenizer.model user.wav dialogue.wav
+    python -m moshijax.lm.run --lm random --mimi random --mimi-preset small user.wav dialogue.wav
+    python -m moshijax.lm.run --lm helium.safetensors --preset helium_2b \
+        --tokenizer tokenizer.model --text-only --prompt "The sea"
+
+The written file has two channels: what the model says, a frame after it was decided, and the user.
+Text comes on the terminal as it is said; without a tokenizer pieces are numbers. A speech-to-text
+model writes no sound.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from moshijax import libtpu
+from moshijax.codec import commands as codec
+from moshijax.codec.config import PRESETS as MIMI_PRESETS
+from moshijax.data.audio import check_output, duration, read_blocks, writing
+from moshijax.lm.config import MoshiConfig
+from moshijax.lm.loading import find_config, load_tokenizer, open_session
+from moshijax.lm.presets import PRESETS
+
+
+BEGIN, END = 1, 2  # pieces of SentencePiece's that begin and end a text
+LIMIT = 60.0  # seconds that a translation may go on after its user
+Speak = Callable[[int], None]
+
+
+def converse(args: argparse.Namespace) -> str:
+    """Feeds a recording frame by frame; writes both sides."""
+    seconds = duration(args.input)
+    mimi_config = MIMI_PRESETS[args.mimi_preset]
+    config = find_config(args, mimi_config.codebook_size)
+    speak = make_speak(args, config)
+    if not config.num_given:
+        raise ValueError(
+            f"--lm {args.lm} hears nobody: take a model that hears, or --text-only for a text model"
+        )
+    speaks = config.num_generated > 0
+    if speaks and args.output is None:
+        raise ValueError("OUT is missing: name the file for both sides of the dialogue")
+    if speaks:
+        check_output(args.output)
+    books = max(config.num_given, config.num_generated)
+    if args.mimi == "random":
+        mimi_config = dataclasses.replace(mimi_config, num_codebooks=books)
+    if books > mimi_config.num_codebooks:
+        raise ValueError(
+            f"--mimi-preset {args.mimi_preset} has {mimi_config.num_codebooks} codebooks, the "
+            f"model has {books}: take another preset"
+        )
+    mimi = codec.load(args.mimi, mimi_config, books)
+    encode, decode = codec.encoder(mimi, config.num_given, 1), codec.decoder(mimi, 1)
+    session = open_session(args, config)
+    frame, rate = mimi_config.frame_size, mimi_config.sample_rate
+    frames = user_frames(args, config, rate, frame)
+    start, count, said = time.monotonic(), 0, np.zeros(frame, np.float32)
+
+    def sides() -> Iterator[np.ndarray]:
+        nonlocal count, said
+        for block, silent in frames:
+            codes = encode(block)[:, 0]
+            if silent == "end":
+                codes = np.full_like(codes, config.codebook_size)
+            heard = session.feed(codes)
+            yield np.stack([said, block], axis=1)
+            count, said = count + 1, np.zeros(frame, np.float32)
+            if heard.text is not None:
+                speak(heard.text)
+            if heard.codes is not None:
+                said = decode(heard.codes[:, None])
+            if heard.text == END and silent:
+                break
+        yield np.stack([said, np.zeros_like(said)], axis=1)
+
+    if speaks:
+        with writing(args.output, rate, channels=2) as append:
+            for block in progress(sides(), seconds, rate):
+                append(block)
+    else:
+        for _ in progress(sides(), seconds, rate):
+            pass
+    took = time.monotonic() - start
+    where = f"{args.output}: " if speaks else ""
+    return f"\n{where}{count} frames, {count / mimi_config.frame_rate:.2f} s, in {took:.2f} s"
+
+
+def user_frames(
+    args: argparse.Namespace, config: MoshiConfig, rate: int, frame: int
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Yields frames of sound, and how they are silent: "" while the user may speak.
+
+    Speech-to-text has silence before and after (`silence_prefix`, `frame_shift` and a second); a
+    translator is told the end, then has silence until it ends too; the others hear `max_delay`
+    frames more, so that all that the user said is answered.
+    """
+    silence = np.zeros(frame, np.float32)
+    stt = config.num_generated == 0
+    for _ in range(round(config.silence_prefix * rate / frame)):
+        yield silence, ""
+    for block in read_blocks(args.input, rate, frame):
+        yield np.pad(block, (0, frame - len(block))), ""
+    if config.ignore_text_end:
+        yield silence, "end"
+        for _ in range(round(LIMIT * rate / frame)):
+            yield silence, "after"
+        return
+    more = round((config.frame_shift + 1.0) * rate / frame) if stt else config.max_delay
+    for _ in range(more):
+        yield silence, ""
+
+
+def write_text(args: argparse.Namespace) -> str:
+    """Goes on with a text."""
+    config = find_config(args, None)
+    if config.num_codebooks:
+        raise ValueError(
+            f"--text-only: --lm {args.lm} has {config.num_codebooks} audio streams; take a text "
+            "model such as --preset helium_2b"
+        )
+    speak = make_speak(args, config)
+    pieces = [BEGIN, *read_prompt(args, config)]
+    session = open_session(args, config)
+    nothing = np.zeros(0, np.int32)
+    start, number = time.monotonic(), 0
+    for piece in pieces:
+        session.feed(nothing, piece)
+        if piece != BEGIN:
+            speak(piece)
+    for _ in range(args.num_pieces):
+        piece = session.feed(nothing).text
+        number += 1
+        if piece is None or piece == END:
+            break
+        speak(piece)
+    return f"\n{number} pieces in {time.monotonic() - start:.2f} s"
+
+
+def read_prompt(args: argparse.Namespace, config: MoshiConfig) -> list[int]:
+    """The pieces of the prompt: text with a tokenizer, numbers without."""
+    if args.tokenizer is not None:
+        return list(load_tokenizer(args.tokenizer, config).encode(args.prompt))
+    words = args.prompt.split()
+    if not all(word.isdigit() and int(word) < config.text_vocab for word in words):
+        raise ValueError(
+            f"--prompt {args.prompt!r}: without --tokenizer give numbers of pieces below "
+            f"{config.text_vocab}"
+        )
+    return [int(word) for word in words]
+
+
+def make_speak(args: argparse.Namespace, config: MoshiConfig) -> Speak:
+    """Returns what prints a piece as it comes."""
+    silent = (config.text_padding, config.text_padding_end)
+    tokenizer = None if args.tokenizer is None else load_tokenizer(args.tokenizer, config)
+
+    def speak(piece: int) -> None:
+        if piece in silent or piece < 0:
+            return
+        text = f"<{piece}>" if tokenizer is None else tokenizer.id_to_piece(piece)
+        print(text.replace("\u2581", " "), end="", flush=True)
+
+    return speak
+
+
+def progress(blocks: Iterator[np.ndarray], seconds: float, rate: int) -> Iterator[np.ndarray]:
+    """Shows a bar where it does not stand in the way of the text."""
+    return blocks if sys.stdout.isatty() else codec.progress(blocks, seconds, rate)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"{self.prog}: {message}; see --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    top = _Parser(
+        prog="python -m moshijax.lm.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = top.add_argument
+    add("input", nargs="?", metavar="IN", help="recording of the user")
+    add("output", nargs="?", metavar="OUT", help="wav, flac or ogg file of both sides")
+    add("--lm", required=True, metavar="FILE", help="weights: a path, hf://..., or `random`")
+    add("--preset", choices=PRESETS, help="structure (default: config.json beside, else Moshi's)")
+    add("--mimi", default=codec.PUBLISHED, metavar="FILE", help="weights of the codec, or `random`")
+    add("--mimi-preset", choices=MIMI_PRESETS, default="mimi", help="size of the codec")
+    add("--tokenizer", metavar="FILE", help="SentencePiece model of the text")
+    add("--text-only", action="store_true", help="go on with --prompt by a text model")
+    add("--prompt", default="", help="text (without a tokenizer: numbers of pieces)")
+    add("--num-pieces", type=int, default=100, help="most pieces to write (default: 100)")
+    add("--text-temperature", type=float, default=0.7, help="0: the likeliest (default: 0.7)")
+    add("--text-top-k", type=int, default=25, help="0: all (default: 25)")
+    add("--audio-temperature", type=float, default=0.8, help="0: the likeliest (default: 0.8)")
+    add("--audio-top-k", type=int, default=250, help="0: all (default: 250)")
+    add("--top-p", type=float, default=1.0, help="share of the likeliest to draw from")
+    add("--padding-bonus", type=float, default=0.0, help="above 0 the model says less")
+    add("--repetition-penalty", type=float, default=1.0, help="1: none")
+    add("--guidance", type=float, metavar="SCALE", help="classifier-free guidance, such as 3")
+    add("--condition", action="append", default=[], metavar="NAME=VALUE", help="of the model")
+    add("--shun", action="append", default=[], metavar="NAME=VALUE", help="guided away from")
+    add("--bits", type=int, choices=(4, 8), help="weights in so many bits")
+    add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU")
+    add("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    return top
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for options that cannot be."""
+    if not args.text_only and args.input is None:
+        raise ValueError("IN is missing: name the recording of the user, or take --text-only")
+    for pair in (*args.condition, *args.shun):
+        if "=" not in pair:
+            raise ValueError(f"condition {pair!r} is not NAME=VALUE")
+    for name in ("text_temperature", "audio_temperature", "text_top_k", "audio_top_k"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is below 0")
+    if not 0 < args.top_p <= 1:
+        raise ValueError(f"--top-p {args.top_p} is not above 0 and at most 1")
+    if args.repetition_penalty <= 0:
+        raise ValueError(f"--repetition-penalty {args.repetition_penalty} is not above 0")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; what is wrong with its input is one sentence."""
+    args = parser().parse_args(argv)
+    libtpu.hush()
+    try:
+        check(args)
+        print(write_text(args) if args.text_only else converse(args))
+    except (ValueError, OSError) as error:
+        # JAX's own errors are worth their traceback; sentences of ours stand alone.
+        if type(error) is not ValueError and not isinstance(error, OSError):
+            raise
+        sys.exit(f"moshijax.lm.run: {' '.join(str(error).split())}")

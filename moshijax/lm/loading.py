@@ -1,0 +1,124 @@
+"""What the command line opens: configuration, tokenizer, weights, conditions."""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import sentencepiece
+from flax import nnx
+
+from moshijax.convert.hub import locate
+from moshijax.convert.lm import load_lm
+from moshijax.convert.lm_config import from_moshi
+from moshijax.lm.conditioning import read_values
+from moshijax.lm.config import MoshiConfig
+from moshijax.lm.generate import Guidance, Settings
+from moshijax.lm.moshi import Moshi, read_end_as_padding
+from moshijax.lm.presets import PRESETS
+from moshijax.lm.sampling import Sampling
+from moshijax.lm.session import Session
+from moshijax.nn.quant import quantize
+from moshijax.nn.transformer import unstack
+
+
+def find_config(args: argparse.Namespace, codebook_size: int | None) -> MoshiConfig:
+    """The configuration: of `--preset`, else of a config.json beside the file, else Moshi's."""
+    if args.lm == "random":
+        config = PRESETS[args.preset or ("helium_7b_tiny" if args.text_only else "moshi_7b_tiny")]
+        size = config.codebook_size if codebook_size is None else codebook_size
+        vocab = config.text_vocab
+        if args.tokenizer is not None:
+            vocab = load_tokenizer(args.tokenizer, None).vocab_size()
+        return dataclasses.replace(config, codebook_size=size, text_vocab=vocab)
+    if args.preset is not None:
+        config = PRESETS[args.preset]
+    else:
+        beside = locate(args.lm) if not args.lm.startswith("hf://") else pathlib.Path(args.lm)
+        file = (beside if beside.is_dir() else beside.parent) / "config.json"
+        config = read_config(file) if file.is_file() else PRESETS["moshi_7b"]
+    if codebook_size is not None and config.codebook_size != codebook_size:
+        raise ValueError(
+            f"--mimi-preset {args.mimi_preset} has codebooks of {codebook_size} entries, the "
+            f"model's have {config.codebook_size}: take the codec that it was trained with"
+        )
+    return config
+
+
+def read_config(path: pathlib.Path) -> MoshiConfig:
+    """Reads a config.json.
+
+    Raises:
+        ValueError: it is no JSON object, or of a model that is not known.
+    """
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): fetch it anew, or give --preset") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds no JSON object: fetch it anew, or give --preset")
+    return from_moshi(fields, str(path))
+
+
+def load_tokenizer(path: str, config: MoshiConfig | None) -> Any:
+    """Loads a SentencePiece model.
+
+    Raises:
+        ValueError: no such model, or one of another size than the language model's text.
+    """
+    file = locate(path)
+    if not file.is_file():
+        raise ValueError(f"--tokenizer {path}: there is no such file; check the path")
+    try:
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"--tokenizer {path} is no SentencePiece model: fetch it anew") from error
+    if config is not None and tokenizer.vocab_size() != config.text_vocab:
+        raise ValueError(
+            f"--tokenizer {path} has {tokenizer.vocab_size()} pieces, the model's text has "
+            f"{config.text_vocab}: take the tokenizer that it was trained with"
+        )
+    return tokenizer
+
+
+def open_session(args: argparse.Namespace, config: MoshiConfig) -> Session:
+    """Loads or draws the model and starts a session."""
+    dtype = jnp.dtype(args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+    if args.lm == "random":
+        model = jax.jit(lambda key: Moshi(config, rngs=nnx.Rngs(key)))(jax.random.key(args.seed))
+        model = unstack(model)
+    else:
+        path = locate(args.lm)
+        path = path / "model.safetensors" if path.is_dir() else path
+        model = load_lm(path, config, dtype=dtype, inference=True)
+    if config.ignore_text_end:
+        model = read_end_as_padding(model)
+    if args.bits is not None:
+        model = quantize(model, args.bits)
+    # A model without conditions is guided away from itself blind to its text.
+    blind = not config.conditions
+    guidance = None if args.guidance is None else Guidance(args.guidance, no_text=blind)
+    settings = Settings(
+        text=Sampling(args.text_temperature, args.text_top_k, args.top_p),
+        audio=Sampling(args.audio_temperature, args.audio_top_k, args.top_p),
+        guidance=guidance,
+        padding_bonus=args.padding_bonus,
+        repetition_penalty=args.repetition_penalty,
+    )
+    return Session(model, settings, given=read_conditions(args, config), seed=args.seed)
+
+
+def read_conditions(args: argparse.Namespace, config: MoshiConfig) -> dict[str, Any]:
+    """The values of the conditions; with guidance, of the second run too."""
+    usual = {"description": "very_good"}
+    wanted = usual | dict(pair.split("=", 1) for pair in args.condition)
+    shunned = {"description": "very_bad"} | dict(pair.split("=", 1) for pair in args.shun)
+    names = {c.name for c in config.conditions}
+    unknown = sorted((set(wanted) | set(shunned)) - names - set(usual))
+    if unknown:
+        raise ValueError(f"condition {unknown[0]} is unknown; the model has {sorted(names)}")
+    rows = [wanted] if args.guidance is None else [wanted, shunned]
+    return {c.name: read_values(c, [row.get(c.name) for row in rows]) for c in config.conditions}
