@@ -90,8 +90,11 @@ class Depth(nnx.Module):
         steps = tuple(range(len(self.sets)))
         x = self._inputs(hidden, text, codes[:, :-1], steps)
         if isinstance(self.layers, DepthBlock):
-            body = jax.checkpoint(lambda x, layer: (layer(split_rows(x), None, self.sets)[0], None))
-            x, _ = jax.lax.scan(body, x, self.layers)
+
+            def run(x: Array, layer: DepthBlock) -> tuple[Array, None]:
+                return layer(split_rows(x), None, self.sets)[0], None
+
+            x, _ = jax.lax.scan(run, x, self.layers)
         else:
             for layer in self.layers:
                 x, _ = layer(x, None, self.sets)

@@ -18,6 +18,7 @@ from moshijax.nn.attention import RESIDUALS
 
 
 BLOCK = 512  # queries and keys at a time
+KEYS = 2048  # keys whose part of the queries' gradient is added up at a time, at most
 ROWS = ("data", "fsdp")  # The mesh axes that split a batch, as sharding.py has them,
 HEADS = "tensor"  # and the one that splits heads.
 
@@ -54,6 +55,7 @@ def _run(q: Array, k: Array, v: Array, *, context: int) -> Array:
         else splash_attention_mask.LocalMask(shape, window, offset=0)
     )
     block = min(BLOCK, length)
+    keys = max(n for n in range(block, KEYS + 1, block) if length % n == 0)
     kernel = splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([mask] * heads),
         block_sizes=splash_attention_kernel.BlockSizes(
@@ -61,7 +63,7 @@ def _run(q: Array, k: Array, v: Array, *, context: int) -> Array:
             block_kv=block,
             block_kv_compute=block,
             block_q_dkv=block,
-            block_kv_dkv=block,
+            block_kv_dkv=keys,
             block_kv_dkv_compute=block,
             use_fused_bwd_kernel=True,
         ),
