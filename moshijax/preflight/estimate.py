@@ -11,9 +11,10 @@ from moshijax.train.chips import Chip
 SECONDS_A_DAY = 86400.0
 
 RULE = (
-    "A step takes the cycles that the compiler estimates, kernels at the peak of their whole grid, "
-    "and the collectives beside which nothing runs; but no less than all arithmetic at peak, or "
-    "all collectives at the rate of the links. Feeding the chips is not counted."
+    "A step takes the cycles that the compiler estimates, less the slack that it has on what "
+    "multiplies no matrices, kernels at the peak of their whole grid, and the collectives beside "
+    "which nothing runs; but no less than all arithmetic at peak, or all collectives at the rate "
+    "of the links. Feeding the chips is not counted."
 )
 AT_BEST = "Not compiled: all arithmetic at peak, which no program reaches."
 
@@ -32,7 +33,7 @@ class Estimate(NamedTuple):
     compute: float  # All arithmetic at peak.
     memory: float  # All traffic of the main memory at its bandwidth.
     links: float  # All collectives.
-    cycles: float  # The compiler's estimate, without what follows.
+    busy: float  # The compiler's estimate, calibrated, without what follows.
     kernels: float
     exposed: float  # Collectives beside which nothing runs.
     step: float
@@ -58,17 +59,16 @@ def estimate(
     compute = flops.executed / devices / chip.flops
     kernels = flops.kernels / devices / chip.flops
     memory = work.bytes / chip.bandwidth if work else 0.0
-    cycles = work.cycles / chip.clock if work else 0.0
+    busy = work.seconds if work else 0.0
     links = sum(t.seconds for t in transfers)
     exposed = sum(t.seconds for t in transfers if not t.overlapped)
-    busy = cycles + kernels
-    step = max(busy + exposed, compute, links)
+    step = max(busy + kernels + exposed, compute, links)
     parts = {"compute": compute, "memory": memory, "interconnect": links}
     return Estimate(
         compute=compute,
         memory=memory,
         links=links,
-        cycles=cycles,
+        busy=busy,
         kernels=kernels if work else 0.0,
         exposed=exposed,
         step=step,

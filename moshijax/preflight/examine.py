@@ -105,7 +105,7 @@ def examine(
         outcome = Outcome(FAILED, reason, 0.0, None, None)
     else:
         outcome = compile_for(traced.lower(), slice_.chip, arguments)
-    done = work.count(outcome.module) if outcome.module else None
+    done = work.count(outcome.module, slice_.chip) if outcome.module else None
     transfers = []
     if outcome.module:
         transfers = collectives.find(outcome.module, topology.lay_out(slice_, mesh))

@@ -131,10 +131,10 @@ def _time(report: Report) -> Table:
     ]
     if report.work:
         rows += [
-            ("compiler's cycles", seconds(time.cycles)),
+            ("compiler's cycles, calibrated", seconds(time.busy)),
             *(
-                (f"  of which {kind}", seconds(time.cycles * cycles / report.work.cycles))
-                for kind, cycles in list(report.work.by_kind.items())[:4]
+                (f"  of which {kind}", seconds(value))
+                for kind, value in list(report.work.by_kind.items())[:4]
             ),
             ("kernels", seconds(time.kernels)),
             ("exposed collectives", seconds(time.exposed)),

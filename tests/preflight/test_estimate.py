@@ -14,7 +14,7 @@ def transfer(seconds, overlapped):
 
 
 def work(seconds):
-    return Work(seconds * CHIP.clock, 0.25 * seconds * CHIP.bandwidth, {}, 0)
+    return Work(0.0, seconds, 0.25 * seconds * CHIP.bandwidth, {}, 0)
 
 
 def test_what_adds_up_is_cycles_kernels_and_exposed_collectives():

@@ -36,7 +36,7 @@ REPORT = Report(
     usage=USAGE,
     collectives=(Sum("all-gather", "fsdp", 8, 3 * GIB, 0.05, 0.01),),
     longest=(Transfer("all-gather", 1.0, 8, "fsdp", 0.05, True, "", ""),),
-    work=Work(1e9, 1e9, {"copies": 2.5e8}, 0),
+    work=Work(1e9, 0.6, 1e9, {"copies": 0.15}, 0),
     flops=estimate.Flops(4e14, 3e14, 0.0),
     time=estimate.Estimate(0.5, 0.2, 0.05, 0.6, 0.0, 0.01, 0.61, 0.55, "compute", "A rule."),
     run=estimate.Run(1000, {"images": 1.2e6}, 1.25, 120.0, 144.0),
@@ -57,7 +57,7 @@ def test_report_tells_every_part():
         "123,456,789 parameters",
         "  model  fsdp             3        4.00        1.00",
         "  all-gather  fsdp       8  3.00  50.00 ms  10.00 ms",
-        "of which copies       150.00 ms",
+        "of which copies              150.00 ms",
         "A rule.",
     ):
         assert part in text

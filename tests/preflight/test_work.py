@@ -1,16 +1,31 @@
 import pytest
 
 from moshijax.preflight import work
+from moshijax.train.chips import CHIPS
 from tests.preflight.test_hlo import MODULE, OPS
 
 
 def test_cycles_are_multiplied_by_trips_and_unknown_ones_left_out():
-    done = work.count(MODULE)
+    chip = CHIPS["v5e"]._replace(clock=1.0, slack=2.0, bandwidth=1e9)
+    done = work.count(MODULE, chip)
     assert done.cycles == 300 + 8 * (1000 + 50000 + 2000)
-    assert done.by_kind["matrix products and convolutions"] == 8 * 50000
-    assert done.by_kind["elementwise and reductions"] == 8 * 3000
-    assert done.by_kind["copies"] == 300
+    assert done.by_kind == {
+        work.PRODUCTS: 8 * 50000,  # As estimated.
+        "elementwise and reductions": 8 * 1500,
+        "copies": 150,
+    } | dict.fromkeys(
+        set(done.by_kind) - {work.PRODUCTS, "elementwise and reductions", "copies"}, 0
+    )
+    assert done.seconds == sum(done.by_kind.values())
     assert done.kernels == 8
+
+
+def test_nothing_is_faster_than_its_bytes():
+    chip = CHIPS["v5e"]._replace(clock=1.0, slack=2.0, bandwidth=0.5)
+    assert work.seconds("copies", 300, 8.0, chip) == 150
+    assert work.seconds("copies", 300, 100.0, chip) == 200
+    assert work.seconds(work.PRODUCTS, 300, 1000.0, chip) == 300
+    assert work.seconds("custom-call", 0, 1000.0, chip) == 0
 
 
 @pytest.mark.parametrize(
