@@ -55,6 +55,7 @@ def lm_loss(
     given: Mapping[str, Any] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the loss and its parts of whole streams."""
+    model.check(codes)
     read, predicted, mask = targets(codes, model.config.delays, model.config.initial)
     hidden = model.hidden(read, given)
     sums = chunked_sums(model, hidden, predicted, mask, config)

@@ -78,6 +78,7 @@ class Moshi(nnx.Module):
 
     def logits(self, codes: Int[Array, "B K T"], given: Mapping[str, Any] | None = None) -> Logits:
         """Returns the logits of every code of whole streams from the codes before it."""
+        self.check(codes)
         config = self.config
         read, predicted, _ = targets(codes, config.delays, config.initial)
         hidden = self.hidden(read, given)

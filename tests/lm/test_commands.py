@@ -1,0 +1,124 @@
+import json
+
+import numpy as np
+import pytest
+import sentencepiece
+import soundfile
+
+from moshijax.convert.lm import save_lm
+from moshijax.convert.lm_config import to_moshi
+from moshijax.lm.commands import main
+from tests.lm_models import random_model
+
+
+# A codec of 40 entries does not exist: what needs one is drawn to fit it.
+RANDOM = ["--lm", "random", "--mimi", "random", "--mimi-preset", "tiny"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    sound = 0.1 * np.random.default_rng(0).standard_normal(24 * 40 + 5)
+    soundfile.write(tmp_path / "user.wav", sound.astype(np.float32), 24000, subtype="FLOAT")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_dialogue_has_both_sides(folder, capsys):
+    main([*RANDOM, "user.wav", "both.wav"])
+    sound, rate = soundfile.read("both.wav")
+    user, _ = soundfile.read("user.wav")
+    assert rate == 24000
+    # The user as recorded; the model from its first whole frame on, a frame late.
+    np.testing.assert_allclose(sound[: len(user), 1], user, atol=1e-4)
+    assert np.abs(sound[:48, 0]).max() == 0
+    assert np.abs(sound[-24:, 0]).max() > 0
+    printed = capsys.readouterr().out
+    assert "<" in printed
+    assert "both.wav: 42 frames" in printed
+
+
+def test_the_same_seed_says_the_same(folder):
+    for name in ("a.wav", "b.wav"):
+        main([*RANDOM, "user.wav", name, "--seed", "3"])
+    np.testing.assert_array_equal(soundfile.read("a.wav")[0], soundfile.read("b.wav")[0])
+
+
+def test_a_transcript_needs_no_output(folder, capsys):
+    main([*RANDOM, "--preset", "stt_1b_tiny", "user.wav", "--text-temperature", "0"])
+    assert "1541 frames" in capsys.readouterr().out
+
+
+@pytest.fixture
+def tokenizer(folder):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the sea is wide and the sky is high"] * 20),
+        model_prefix="text",
+        vocab_size=24,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return "text.model"
+
+
+def test_a_text_goes_on(folder, tokenizer, capsys):
+    words = ["--tokenizer", tokenizer, "--prompt", "the sea", "--num-pieces", "5"]
+    main(["--lm", "random", "--text-only", *words])
+    assert "the sea" in capsys.readouterr().out
+
+
+def write(name, model):
+    save_lm(model, name)
+    with open("config.json", "w") as file:
+        json.dump(to_moshi(model.config), file)
+    return name
+
+
+def test_a_file_is_read_with_the_config_beside_it(folder, capsys):
+    write("model.safetensors", random_model("helium_2b"))
+    words = ["--text-only", "--prompt", "5 6", "--num-pieces", "4", "--text-temperature", "0"]
+    main(["--lm", "model.safetensors", *words])
+    one = capsys.readouterr().out.split("\n")[0]
+    main(["--lm", ".", *words])
+    assert capsys.readouterr().out.split("\n")[0] == one
+    assert one.startswith("<5><6>")
+    main(["--lm", ".", "--bits", "8", *words])
+    assert capsys.readouterr().out.startswith("<5><6>")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none.wav", "out.wav"], "none.wav: there is no such audio file"),
+        (["user.wav"], "OUT is missing"),
+        (["user.wav", "out.txt"], "out.txt ends in '.txt'"),
+        (["user.wav", "out.wav", "--tokenizer", "no.model"], "no.model: there is no such file"),
+        (["user.wav", "out.wav", "--tokenizer", "user.wav"], "is no SentencePiece model"),
+        (["user.wav", "out.wav", "--preset", "tts_1_6b_tiny"], "hears nobody"),
+        (["user.wav", "out.wav", "--condition", "mood=good"], "condition mood is unknown"),
+        (["user.wav", "out.wav", "--condition", "mood"], "'mood' is not NAME=VALUE"),
+        (["user.wav", "out.wav", "--top-p", "0"], "--top-p 0.0 is not above 0"),
+        (["user.wav", "out.wav", "--text-top-k", "-1"], "--text-top-k -1 is below 0"),
+        (["--text-only", "--prompt", "a b"], "give numbers of pieces below 48"),
+        (["--text-only", "--preset", "moshi_7b_tiny"], "has 16 audio streams"),
+        ([], "IN is missing"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(folder, words, message):
+    with pytest.raises(SystemExit) as stopped:
+        main([*RANDOM, *words])
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+
+
+def test_files_that_do_not_belong_together_are_named(folder, tokenizer):
+    write("model.safetensors", random_model("moshi_7b"))
+    user = ["user.wav", "out.wav", "--mimi", "random"]
+    for words, message in (
+        ([*user, "--mimi-preset", "tiny"], "codebooks of 32 entries, the model's have 40"),
+        (["--text-only", "--preset", "helium_2b_tiny", "--tokenizer", tokenizer], "24 pieces"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["--lm", "model.safetensors", *words])
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(SystemExit, match=r"config.json holds no JSON object"):
+        main(["--lm", "model.safetensors", *user])
