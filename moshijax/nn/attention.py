@@ -248,7 +248,9 @@ class SlidingAttention(nnx.Module):
             ages = positions[:, :, None] - written[:, None]
             mask = _within(ages, self.context) & (written >= 0)[:, None]
             y = attend_filled(q, state, mask)
-        y = checkpoint_name(y.reshape(x.shape), "attended")
+        y = y.reshape(x.shape)
+        if self.kernel == "xla":  # The other kernel names what it gives by itself.
+            y = checkpoint_name(y, "attended")
         return checkpoint_name(self.out(y), "attention_out"), state
 
     def _attend_whole(
