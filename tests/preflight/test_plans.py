@@ -1,0 +1,33 @@
+import importlib
+import pathlib
+
+import jax
+import pytest
+
+from moshijax import sharding
+from moshijax.preflight import memory, search
+from moshijax.preflight.examine import changed, read
+from moshijax.train import plan, program
+
+
+CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
+FILES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("common", "__init__"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_published_config_can_be_planned_at_full_size(file):
+    config = importlib.import_module(f"configs.{file}").get_config()
+    planned = plan.make(config)
+    assert sum(planned.counts.values()) >= config.batch_size
+    mesh = sharding.make_mesh(dict(data=1, fsdp=8))
+    placed = program.place(planned.task, mesh, config.seed)
+    state = sharding.shaped(placed.shapes, placed.shardings)
+    whole = sum(memory.nbytes(x.shape, x.dtype) for x in jax.tree.leaves(state))
+    # Split over eight devices, little stays whole on each.
+    assert memory.chip_bytes(state) < 0.16 * whole
+    rows = {x.shape[0] for x in jax.tree.leaves(planned.batch) if x.shape}
+    assert rows == {config.batch_size}
+    assert planned.choices
+    leanest = search.variants(planned.choices, config)[-1]
+    other = changed(config, leanest)  # Its keys are the config's.
+    assert {key: read(other, key) for key in leanest} == leanest
