@@ -38,8 +38,8 @@ class Windows(Protocol):
         ...
 
 
-def write_shard(path: str | pathlib.Path, windows: Iterable[Int[np.ndarray, "K T"]]) -> None:
-    """Writes one shard, whole or not at all."""
+def write_shard(path: str | pathlib.Path, windows: Iterable[np.ndarray]) -> None:
+    """Writes arrays of codes [K, T] to one shard, whole or not at all."""
     with replacing(path) as partial:
         # One record a group: windows are read at random.
         writer = ArrayRecordWriter(partial.name, "group_size:1")
