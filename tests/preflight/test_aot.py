@@ -5,8 +5,10 @@ import sys
 import jax
 import pytest
 
+from moshijax import sharding
 from moshijax.preflight import tables, topology
 from moshijax.preflight.examine import examine
+from moshijax.train.chips import CHIPS, find
 from tests.preflight import stack
 
 
@@ -49,6 +51,17 @@ def test_memory_and_flops_are_those_of_a_hand_count(name):
     assert report.time.compute < report.time.step
     assert report.time.mfu == pytest.approx(6 / 7 * report.time.compute / report.time.step)
     assert "stack.py" in tables.report_text(report)
+
+
+@pytest.mark.parametrize("family", topology.FAMILIES)
+def test_slices_of_the_table_are_those_that_libtpu_knows(family):
+    for shape in CHIPS[family].topologies:
+        slice_ = topology.parse(f"{family}:{shape}")
+        if slice_.chips <= 256:
+            found = topology.devices(slice_)
+            assert len(found) == slice_.size
+            assert find(found[0].device_kind) is slice_.chip
+            assert sharding.make_mesh(dict(data=2, fsdp=-1), found).shape["data"] == 2
 
 
 def test_too_much_is_an_answer_with_remedies():
