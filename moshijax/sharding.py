@@ -38,6 +38,11 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(text_head|heads|depth/project)(/\d+)?/kernel(/frozen|/values)*", P("fsdp", "tensor")),
     (r"kernel/a", P("fsdp", None)),
     (r"kernel/b", P(None, "fsdp")),
+    # Live sessions: rows by `data`, the heads of their caches by `tensor`.
+    (r"temporal(/\d+)?/(k|v)", P("data", "tensor", None, None)),
+    (r"temporal(/\d+)?/end|frames", P("data")),
+    (r"codes", P("data", None, None)),
+    (r"recent", P("data", None)),
     # What is small stays whole.
     (r"conditioners/parts/\w+/(table|absent|project/kernel(/frozen|/values)*)", P(None)),
     (r"pause_heads(/\d+)?/kernel(/frozen|/values)*", P(None)),

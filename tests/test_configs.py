@@ -6,11 +6,11 @@ import pathlib
 import jax
 import pytest
 
-from configs import common, distill_imagenet, distill_vision, helium, moshi
+from configs import common, distill_imagenet, distill_vision, helium, moshi, moshi_live
 from distill import distances, experiment, teachers, views
 from moshijax import sharding
 from moshijax.nn.paths import named_leaves
-from moshijax.train import lm, optim
+from moshijax.train import live, lm, optim, program
 from moshijax.train.log import read_metrics
 
 
@@ -21,6 +21,7 @@ FILES = sorted(
 )
 MODULES = {"distill_vision": distill_vision, "distill_imagenet": distill_imagenet}
 LANGUAGE = {"moshi": moshi, "helium": helium}
+PLANNED = {"moshi_live": moshi_live}
 PUBLISHED = [f"data={d},duration={t}" for d, t in distill_vision.PUBLISHED]
 PUBLISHED += [f"quickstart,arm={arm}" for arm in distill_vision.ARMS]
 IMAGENET = [
@@ -35,7 +36,7 @@ ALL = [("distill_vision", arg) for arg in PUBLISHED] + [
 
 
 def test_every_file_is_tested():
-    assert set(FILES) == set(MODULES) | set(LANGUAGE)
+    assert set(FILES) == set(MODULES) | set(LANGUAGE) | set(PLANNED)
 
 
 @pytest.mark.parametrize(("file", "arg"), ALL, ids=lambda x: x)
@@ -109,6 +110,29 @@ def test_tiny_language_model_learns(file, tmp_path):
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert losses[-1] < 0.8 * losses[0]
     assert any("test/text_perplexity" in row for row in rows)
+
+
+@pytest.mark.parametrize("mesh", [dict(data=1, tensor=8), dict(data=4, tensor=2)])
+def test_a_live_step_on_a_mesh_is_that_of_one_device(mesh):
+    config = moshi_live.get_config("tiny,batch=4")
+    config.compute_dtype = "float32"
+    config.model.overrides.update(num_heads=8)
+    task = live.plan(config).task
+    key = jax.random.key(0)
+    task.frozen = task.make(key)
+    codes = {"codes": jax.random.randint(key, (4, 8), 0, 40)}
+    want = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        shape = mesh if len(devices) > 1 else dict(data=1, tensor=1)
+        placed = program.place(task, sharding.make_mesh(shape, devices), config.seed)
+        state = placed.init(key)
+        for _ in range(3):
+            state, out = placed.update(state, placed.frozen, codes, key)
+        sums = placed.evaluate(state, placed.frozen, codes)
+        want.append(jax.device_get((out["codes"], state.temporal.k, sums)))
+    assert (want[0][0] == want[1][0]).all()
+    assert abs(want[0][1] - want[1][1]).max() < 1e-5
+    assert task.summarize(want[1][2]) == {"frames": 12.0}
 
 
 def test_epochs_become_the_published_numbers_of_steps():

@@ -1,0 +1,69 @@
+"""The live step of a language model as a task, so that preflight can plan it on a pod slice.
+
+    python -m moshijax.preflight --config configs/moshi_live.py:batch=64 --topology v5e:2x4,v6e:2x4
+
+Nothing is trained: the model is frozen, the state is that of the sessions, a step is a frame.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from moshijax.lm.generate import LiveState, Settings, init_state, step
+from moshijax.lm.moshi import Moshi, cast
+from moshijax.train.lm import frame_flops, model_config
+from moshijax.train.plan import Plan
+
+
+class LiveTask:
+    """Generates one frame for every row.
+
+    Args:
+        config: `model`, `compute_dtype` and `batch_size`.
+    """
+
+    unit = "frames"
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.model_config = model_config(config.model)
+        self.dtype, self.rows = jnp.dtype(config.compute_dtype), config.batch_size
+        self.frozen = jax.eval_shape(self.make, jax.random.key(0))
+
+    def make(self, key: jax.Array) -> Moshi:
+        """A random model in the type that it runs in."""
+        return cast(Moshi(self.model_config, rngs=nnx.Rngs(key)), self.dtype)
+
+    def init(self, key: jax.Array) -> LiveState:
+        """The state of all sessions before their first frame."""
+        return init_state(self.make(key), self.rows)
+
+    def update(self, state: LiveState, frozen: Moshi, batch: Any, key: jax.Array) -> Any:
+        """One frame of every session; `batch` holds the users' `codes` [B, Q]."""
+        frame, state = step(frozen, state, batch["codes"], Settings(), key)
+        return state, {"codes": frame.codes}
+
+    def evaluate(self, state: LiveState, frozen: Moshi, batch: Any) -> Any:
+        """How many frames the sessions have taken."""
+        del frozen, batch
+        return state.frames.sum()
+
+    def summarize(self, sums: Any) -> dict[str, float]:
+        """The same as a number."""
+        return {"frames": float(sums)}
+
+
+def plan(config: ConfigDict) -> Plan:
+    """The task, and the shapes of what the users say in a frame."""
+    task = LiveTask(config)
+    rows, given = config.batch_size, task.model_config.num_given
+    return Plan(
+        task=task,
+        batch={"codes": jax.ShapeDtypeStruct((rows, given), np.int32)},
+        counts={"frames": rows},
+        # A session so long that its window is full: a query sees all of it.
+        model_flops=rows * frame_flops(task.model_config, 100 * task.model_config.context),
+    )
