@@ -56,7 +56,11 @@ def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return app.parse_flags_with_usage(argv)
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            # An error in a config file comes with its traceback; its last line says what it is.
+            line = str(error).strip().splitlines()[-1]
+            _refuse(program, ValueError(line.removeprefix("ValueError: ")))
         except (AttributeError, KeyError) as error:
             _refuse(program, ValueError(f"unknown config key {error.args[0]}"))
         except (ValueError, TypeError, OSError) as error:

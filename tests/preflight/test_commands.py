@@ -70,7 +70,8 @@ def _without_libtpu(monkeypatch):
     [
         (["--topology", "v5e:2x2,v9:1"], "preflight: topology: 'v9:1' is unknown, take one of v4"),
         (["--topology", "v5e:2x2", "--config.dimension=3"], "preflight: unknown config key"),
-        (["--topology", "v5e:2x2", "--fitt"], "Unknown command line flag 'fitt'"),
+        (["--topology", "v5e:2x2", "--fitt"], "preflight: Unknown command line flag 'fitt'"),
+        (["--topology", "v5e:2x2", "--config=configs/moshi.py:stage=7"], "switch stage: 7 is"),
     ],
 )
 def test_wrong_command_ends_with_one_sentence(extra, sentence):
