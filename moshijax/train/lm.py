@@ -136,7 +136,7 @@ def plan(config: ConfigDict) -> Plan:
     choices = {
         "model.overrides.remat": tuple(reversed(REMAT)),
         "accumulate": (1, 2, 4, 8, 16),
-        "loss.chunk_frames": (1024, 512, 256, 128),
+        "loss.chunk_frames": (4096, 1024, 512, 256, 128),
     }
     return Plan(
         task=task,
