@@ -129,7 +129,7 @@ def test_a_live_step_on_a_mesh_is_that_of_one_device(mesh):
         for _ in range(3):
             state, out = placed.update(state, placed.frozen, codes, key)
         sums = placed.evaluate(state, placed.frozen, codes)
-        want.append(jax.device_get((out["codes"], state.temporal.k, sums)))
+        want.append(jax.device_get((out["codes"], state.temporal[1].k, sums)))
     assert (want[0][0] == want[1][0]).all()
     assert abs(want[0][1] - want[1][1]).max() < 1e-5
     assert task.summarize(want[1][2]) == {"frames": 12.0}

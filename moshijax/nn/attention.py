@@ -21,7 +21,6 @@ RESIDUALS = "attention_residuals"  # The name of what a kernel keeps for its gra
 KERNELS = ("xla", "splash")  # How a whole stream is attended to; splash on TPUs only.
 FEW = 4  # Up to this many queries a CPU does better to take them one by one.
 SMALL = 128  # slots; a cache of up to so many is always read whole
-WHOLE = 512  # slots; a TPU reads and writes up to so many faster than a part of them
 
 
 class KVCache(NamedTuple):
@@ -46,8 +45,6 @@ def extend(
     last = cache.end[:, None] + k.shape[1] - 1
     positions = last - (last - jnp.arange(size)[None]) % size
     k, v = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
-    if size > WHOLE:
-        return _write_slots(cache, k, v, positions), positions
     write = jax.lax.platform_dependent
     return write(cache, k, v, positions, tpu=_rewrite, default=_write_slots), positions
 
@@ -131,7 +128,8 @@ def attend_filled(
 ) -> Float[Array, "B T N H"]:
     """Attends to a cache, and reads no more of it than what has been written needs.
 
-    The part read is the whole, a half, a quarter and so on, by the row that is furthest on.
+    The part read is the whole, a half, a quarter and so on, by the row that is furthest on. A TPU
+    reads the whole: it would copy the part first, which takes longer unless that is small.
     """
     sizes = [cache.v.shape[2]]
     while sizes[-1] > SMALL:
@@ -149,9 +147,8 @@ def attend_filled(
     def read_part(q: Array, k: Array, v: Array, mask: Array) -> Array:
         return jax.lax.switch(which, branches, q, k, v, mask)
 
-    on_tpu = branches[0] if sizes[0] <= WHOLE else read_part
     dispatch = jax.lax.platform_dependent
-    return dispatch(q, cache.k, cache.v, mask, tpu=on_tpu, default=read_part)
+    return dispatch(q, cache.k, cache.v, mask, tpu=branches[0], default=read_part)
 
 
 def attend_banded(

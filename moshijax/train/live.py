@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from moshijax.lm.generate import LiveState, Settings, init_state, step
 from moshijax.lm.moshi import Moshi, cast
+from moshijax.nn.transformer import unstack
 from moshijax.train.lm import frame_flops, model_config
 from moshijax.train.plan import Plan
 
@@ -35,7 +36,8 @@ class LiveTask:
 
     def make(self, key: jax.Array) -> Moshi:
         """A random model in the type that it runs in."""
-        return cast(Moshi(self.model_config, rngs=nnx.Rngs(key)), self.dtype)
+        # Layer by layer: a scan over layers would copy the caches of all of them each frame.
+        return unstack(cast(Moshi(self.model_config, rngs=nnx.Rngs(key)), self.dtype))
 
     def init(self, key: jax.Array) -> LiveState:
         """The state of all sessions before their first frame."""
