@@ -28,7 +28,8 @@ def test_every_published_config_can_be_planned_at_full_size(file):
     assert memory.chip_bytes(state) < 0.16 * whole
     rows = {x.shape[0] for x in jax.tree.leaves(planned.batch) if x.shape}
     assert rows == {config.batch_size}
-    assert planned.choices
+    # A live step has nothing to trade.
+    assert planned.choices or file == "moshi_live"
     leanest = search.variants(planned.choices, config)[-1]
     other = changed(config, leanest)  # Its keys are the config's.
     assert {key: read(other, key) for key in leanest} == leanest
