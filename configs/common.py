@@ -181,3 +181,17 @@ def language_model(preset: str, **overrides: object) -> dict[str, object]:
 def lm_loss(form: str = "paper", semantic_weight: float = 100.0) -> dict[str, object]:
     """Weights of text padding and the semantic codebook (Moshi, section 4.3)."""
     return dict(form=form, padding_weight=0.5, semantic_weight=semantic_weight, chunk_frames=512)
+
+
+def tiny_language_model(config: ConfigDict, preset: str) -> ConfigDict:
+    """The same experiment with a small model on made codes: a minute on a CPU."""
+    config.num_steps, config.batch_size = 40, 8
+    config.log_every, config.eval_every, config.checkpoint_every = 10, 20, 20
+    config.compute_dtype = "float32"
+    config.model.preset = preset
+    config.data.update(train="made:256", length=32)
+    config.evaluation.update(sets=dict(test="made:16"), batch_size=8)
+    config.loss.chunk_frames = 16
+    config.optimizer.warmup_steps = 5
+    config.optimizer.learning_rate, config.optimizer.weight_decay = 1e-2, 1e-3
+    return config

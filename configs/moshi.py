@@ -43,18 +43,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer = common.adamw(2e-4, warmup_steps=2000, rates=rates)
     config.data = dict(train="codes/train-*.array_record", length=WINDOW)
     config.evaluation = dict(sets=dict(test="codes/test-*.array_record"), batch_size=rows)
-    return _tiny(config) if chosen.tiny else config
-
-
-def _tiny(config: ConfigDict) -> ConfigDict:
-    """The same experiment with a small model on made codes."""
-    config.num_steps, config.batch_size = 40, 8
-    config.log_every, config.eval_every, config.checkpoint_every = 10, 20, 20
-    config.compute_dtype = "float32"
-    config.model.preset = "moshi_7b_tiny"
-    config.data.update(train="made:256", length=32)
-    config.evaluation.update(sets=dict(test="made:16"), batch_size=8)
-    config.loss.chunk_frames = 16
-    config.optimizer.warmup_steps = 5
-    config.optimizer.learning_rate, config.optimizer.weight_decay = 1e-2, 1e-3
-    return config
+    return common.tiny_language_model(config, "moshi_7b_tiny") if chosen.tiny else config
