@@ -29,7 +29,7 @@ from moshijax.lm.loading import find_config, load_tokenizer, open_session
 from moshijax.lm.presets import PRESETS
 
 
-BEGIN, END = 1, 2  # pieces of SentencePiece's that begin and end a text
+END = 2  # the piece of SentencePiece's that ends a text
 LIMIT = 60.0  # seconds that a translation may go on after its user
 Speak = Callable[[int], None]
 
@@ -127,14 +127,14 @@ def write_text(args: argparse.Namespace) -> str:
             "model such as --preset helium_2b"
         )
     speak = make_speak(args, config)
-    pieces = [BEGIN, *read_prompt(args, config)]
+    # What begins a text is the model's initial code, not a piece.
+    pieces = read_prompt(args, config)
     session = open_session(args, config)
     nothing = np.zeros(0, np.int32)
     start, number = time.monotonic(), 0
     for piece in pieces:
         session.feed(nothing, piece)
-        if piece != BEGIN:
-            speak(piece)
+        speak(piece)
     for _ in range(args.num_pieces):
         piece = session.feed(nothing).text
         number += 1

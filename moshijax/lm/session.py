@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -43,19 +42,20 @@ class Session:
 
     def feed(self, codes: Int[np.ndarray, "Q"], forced: int = UNGENERATED) -> Heard:
         """Takes one frame of codes; `forced` text takes the place of what would be sampled."""
-        if not self._frames:
+        if not self._frames and self.config.num_given:
             # At its first step a model reads initial codes only: hear the frame again.
             self._advance(codes, UNGENERATED)
         return self._advance(codes, forced)
 
     def _advance(self, codes: Int[np.ndarray, "Q"], forced: int) -> Heard:
-        fixed = jnp.full((1, 1 + self.config.num_generated), UNGENERATED, jnp.int32)
+        fixed = np.full((1, 1 + self.config.num_generated), UNGENERATED, np.int32)
+        fixed[0, 0] = forced
         frame, self._state[0] = self._step(
             self._state[0],
-            jnp.asarray(codes, jnp.int32)[None],
+            np.asarray(codes, np.int32)[None],
             self.settings,
             jax.random.fold_in(self._key, self._frames),
-            forced=fixed.at[0, 0].set(forced),
+            forced=fixed,
         )
         self._frames += 1
         found = np.asarray(frame.codes[0])
