@@ -26,7 +26,8 @@ def switches(arg: str | None, **known: object) -> ConfigDict:
 def loop_settings(num_steps: int, batch_size: int) -> dict[str, object]:
     """What the training loop reads, at sizes that fit most runs.
 
-    Evaluation sets named in `final_sets` are left for the last step.
+    Evaluation sets named in `final_sets` are left for the last step. `vmem_kib` is what of a TPU's
+    vector memory one operation may fill (0: the chip's usual): more is faster and compiles longer.
     """
     return dict(
         seed=0,
@@ -40,6 +41,7 @@ def loop_settings(num_steps: int, batch_size: int) -> dict[str, object]:
         checkpoint_every=1000,
         keep_checkpoints=3,
         read_ahead=4,
+        vmem_kib=0,
         max_rollbacks=3,
         profile=text(None),
     )

@@ -5,6 +5,7 @@ group of codebooks; norms are shared. Its state lives inside one frame: the keys
 codebooks before.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from moshijax.lm.config import DepthConfig, MoshiConfig
 from moshijax.nn.attention import attend
@@ -26,6 +27,38 @@ class Past(NamedTuple):
 
     k: Float[Array, "B K N H"]
     v: Float[Array, "B K N H"]
+
+
+def attend_few(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    mask: Bool[Array, "#B T S"],
+) -> Float[Array, "B T N H"]:
+    """Attends to a handful of keys, which would fill but a corner of a TPU's matrix unit."""
+    by_products = functools.partial(attend, mask=mask)
+
+    def turned(q: Array, k: Array, v: Array) -> Array:
+        return by_products(q, k.transpose(0, 2, 3, 1), v.swapaxes(1, 2))
+
+    by_sums = functools.partial(_attend_by_sums, mask=mask)
+    return jax.lax.platform_dependent(q, k, v, tpu=by_sums, default=turned)
+
+
+def _attend_by_sums(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    mask: Bool[Array, "#B T S"],
+) -> Float[Array, "B T N H"]:
+    """By sums of products, which the compiler lays out with the rows side by side."""
+    wide = jnp.float32
+    products = q.astype(wide)[:, :, None] * k.astype(wide)[:, None]
+    logits = products.sum(-1) * q.shape[-1] ** -0.5
+    logits = jnp.where(mask[..., None], logits, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(logits, axis=2).astype(v.dtype)
+    y = (weights.astype(wide)[..., None] * v.astype(wide)[:, None]).sum(2)
+    return y.astype(v.dtype)
 
 
 class DepthBlock(nnx.Module):
@@ -54,7 +87,7 @@ class DepthBlock(nnx.Module):
         before = k.shape[1] - x.shape[1]
         ages = before + np.arange(x.shape[1])[:, None] - np.arange(k.shape[1])[None]
         mask = jnp.asarray(ages >= 0)[None]
-        y = attend(q, k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), mask)
+        y = attend_few(q, k, v, mask)
         x = x + map_steps(self.out, y.reshape(x.shape), sets)
         y = self.mlp_norm(x)
         gate, up = (map_steps(linear, y, sets) for linear in (self.gate, self.up))

@@ -235,9 +235,9 @@ class SlidingAttention(nnx.Module):
                 raise ValueError(f"a chunk of {length} frames; init_state made room for {room}")
             positions = state.end[:, None] + positions
         q, k, v = (self._heads(project(x)) for project in (self.q, self.k, self.v))
-        q, k, v = (checkpoint_name(a, name) for a, name in ((q, "q"), (k, "k"), (v, "v")))
         if self.max_period is not None:
             q, k = (rotate(a, positions, self.max_period) for a in (q, k))
+        q, k, v = (checkpoint_name(a, name) for a, name in ((q, "q"), (k, "k"), (v, "v")))
         if state is None:
             y = self._attend_whole(q, k, v)
         else:

@@ -90,7 +90,7 @@ def examine(
     planned = plan.make(config)
     mesh, reason = _mesh(config, slice_, sizes)
     sharding.check_batch_size(config.batch_size, mesh)
-    placed = program.place(planned.task, mesh, config.seed)
+    placed = program.place(planned.task, mesh, config.seed, config.vmem_kib)
     state = sharding.shaped(placed.shapes, placed.shardings)
     batch = sharding.batch_shapes(planned.batch, mesh)
     key = jax.eval_shape(jax.random.key, 0)

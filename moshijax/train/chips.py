@@ -20,6 +20,7 @@ class Chip(NamedTuple):
     link: float = 0.0  # One way, to one neighbour.
     clock: float = 0.0  # Hz, of the cycles that the TPU compiler estimates.
     slack: float = 1.0  # Its cycles of an addition over the time at nine tenths of the bandwidth.
+    vmem_kib: int = 0  # Of vector memory, what an operation may fill; 0: as its compiler has it.
     cores: int = 1  # Devices a chip.
     ring: int = 0  # Sides of multiples of this many chips close to rings.
     topologies: tuple[str, ...] = ()  # As they can be had.
@@ -32,12 +33,12 @@ _CUBES = (
 )
 
 CHIPS: dict[str, Chip] = {
-    "v4": Chip("TPU v4", 275e12, 30.75 * GIB, 1228e9, 45e9, 1.05e9, 1.3, 1, 4, _CUBES),
-    "v5e": Chip("TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 45e9, 1.5e9, 1.55, 1, 16, _FLAT),
-    "v5p": Chip("TPU v5", 459e12, 95.74 * GIB, 2765e9, 90e9, 1.75e9, 2.0, 1, 4, _CUBES),
-    "v6e": Chip("TPU v6 lite", 918e12, 31.25 * GIB, 1640e9, 90e9, 1.75e9, 2.0, 1, 16, _FLAT),
+    "v4": Chip("TPU v4", 275e12, 30.75 * GIB, 1228e9, 45e9, 1.05e9, 1.3, 0, 1, 4, _CUBES),
+    "v5e": Chip("TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 45e9, 1.5e9, 1.55, 24576, 1, 16, _FLAT),
+    "v5p": Chip("TPU v5", 459e12, 95.74 * GIB, 2765e9, 90e9, 1.75e9, 2.0, 24576, 1, 4, _CUBES),
+    "v6e": Chip("TPU v6 lite", 918e12, 31.25 * GIB, 1640e9, 90e9, 1.75e9, 2.0, 49152, 1, 16, _FLAT),
     # Two devices share a chip's links.
-    "tpu7x": Chip("TPU7x", 1153.5e12, 94.75 * GIB, 3690e9, 45e9, 2.2e9, 1.0, 2, 4, _CUBES),
+    "tpu7x": Chip("TPU7x", 1153.5e12, 94.75 * GIB, 3690e9, 45e9, 2.2e9, 1.0, 0, 2, 4, _CUBES),
     "a100": Chip("NVIDIA A100", 312e12),
     "h100": Chip("NVIDIA H100", 989e12),
     "h200": Chip("NVIDIA H200", 989e12),

@@ -253,7 +253,7 @@ def train(
     sharding.check_batch_size(config.batch_size, mesh)
     path = pathlib.Path(workdir)
     claim(path, config)
-    program = place(task, mesh, config.seed)
+    program = place(task, mesh, config.seed, config.vmem_kib)
     run = Run(config, task, program, train_data, eval_data, path, initial or {})
     with run.checkpoints, run.log, closing(run.trace), interruptible() as asked:
         stop = hosts.agreed(asked)

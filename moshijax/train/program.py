@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moshijax import sharding
+from moshijax.train import chips
 from moshijax.train.feed import EvalData, read_ahead
 
 
@@ -49,10 +50,18 @@ class Program(NamedTuple):
     evaluate: Callable[..., Any]
 
 
-def place(task: Task, mesh: Mesh | AbstractMesh, seed: int) -> Program:
-    """Shapes, shardings and jitted functions of a task; compiles nothing yet."""
+def place(task: Task, mesh: Mesh | AbstractMesh, seed: int, vmem_kib: int = 0) -> Program:
+    """Shapes, shardings and jitted functions of a task; compiles nothing yet.
+
+    Args:
+        task: what is trained.
+        mesh: where.
+        seed: of the state at step 0.
+        vmem_kib: of a TPU's vector memory, what one operation may fill; 0: the chip's usual.
+    """
     shapes = jax.eval_shape(task.init, jax.random.key(seed))
     shardings = sharding.shard_like(shapes, mesh)
+    device = None if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0]
     whole = NamedSharding(mesh, P())  # Every process can read what is reported.
     update, measure = _within(mesh, task.update), _within(mesh, task.evaluate)
     return Program(
@@ -61,9 +70,27 @@ def place(task: Task, mesh: Mesh | AbstractMesh, seed: int) -> Program:
         shardings=shardings,
         frozen=sharding.place(task.frozen, mesh),
         init=jax.jit(task.init, out_shardings=shardings),
-        update=jax.jit(update, donate_argnums=0, out_shardings=(shardings, whole)),
+        update=jax.jit(
+            update,
+            donate_argnums=0,
+            out_shardings=(shardings, whole),
+            compiler_options=compiler_options(device, vmem_kib),
+        ),
         evaluate=jax.jit(measure, out_shardings=whole),
     )
+
+
+def compiler_options(device: Any, vmem_kib: int = 0) -> dict[str, int]:
+    """What the compiler for a device, or for none, is told beside its defaults.
+
+    Of matrix products whose blocks may fill more of the vector memory than its 16 MiB, it counts
+    5 to 20% fewer cycles on v5e and v5p, and takes longer to compile them.
+    """
+    if device is None or device.platform != "tpu":
+        return {}
+    chip = chips.find(device.device_kind)
+    limit = vmem_kib or (chip.vmem_kib if chip else 0)
+    return {"xla_tpu_scoped_vmem_limit_kib": limit} if limit else {}
 
 
 def _within(mesh: Mesh | AbstractMesh, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -92,6 +92,7 @@ def get_config(arg=None):
         dict(
             experiment="tests.preflight.stack",
             seed=0,
+            vmem_kib=0,
             num_steps=1000,
             batch_size=64,
             accumulate=1,

@@ -39,6 +39,7 @@ def config(**changes):
         checkpoint_every=3,
         keep_checkpoints=2,
         read_ahead=2,
+        vmem_kib=0,
         max_rollbacks=2,
         profile=None,
         optimizer=OPTIMIZER,
