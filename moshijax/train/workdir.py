@@ -27,7 +27,7 @@ from moshijax.sharding import shaped
 # Keys that change what is logged and kept, or how the work is split, not what is computed.
 BOOKKEEPING = (
     *("log_every", "eval_every", "checkpoint_every"),
-    *("final_sets", "keep_checkpoints", "read_ahead", "profile"),
+    *("final_sets", "keep_checkpoints", "read_ahead", "profile", "vmem_kib"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "accumulate"),
 )
 SHARED_WITHIN = 60  # Seconds in which a file on shared storage must be seen by all hosts.

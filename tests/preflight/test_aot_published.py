@@ -1,10 +1,12 @@
 """Published configs on the slices that the README names for them; minutes each."""
 
+import sys
+
 import jax
 import pytest
 
 from configs import distill_imagenet, helium, moshi
-from moshijax.preflight import topology
+from moshijax.preflight import tables, topology
 from moshijax.preflight.examine import examine
 
 
@@ -24,22 +26,12 @@ def _as_a_run_compiles():
     jax.config.update("jax_default_matmul_precision", before)
 
 
-def keep(report, record_property):
-    """Puts into --junitxml what a table of plans needs."""
-    record_property("gib", report.usage.needed / 2**30)
-    record_property("step_seconds", report.time.step)
-    record_property("mfu", report.time.mfu)
-    record_property("days", report.run.days)
-    record_property("chip_hours", report.run.chip_hours)
-    record_property("compile_seconds", report.compile_seconds)
-
-
 @pytest.mark.parametrize("name", ["v5e:4x8", "v4:2x2x4"])
-def test_function_matching_of_imagenet_fits(name, record_property):
+def test_function_matching_of_imagenet_fits(name):
     config = distill_imagenet.get_config("epochs=300")
     assert config.batch_size == 4096
     report = examine(config, topology.parse(name))
-    keep(report, record_property)
+    sys.stdout.write(tables.report_text(report))  # Shown by -rP.
     assert report.fits
     assert report.notes == []
     assert report.time.mfu > 0.2
@@ -53,11 +45,11 @@ def test_function_matching_of_imagenet_fits(name, record_property):
         (helium, "v5p:4x4x4", LARGE | {"accumulate": 4, "loss.chunk_frames": 1024}, 0.55),
         (helium, "v5e:8x8", {"accumulate": 8}, 0.42),
     ],
-    ids=lambda x: x if isinstance(x, str) else "",
+    ids=["moshi-v5p", "moshi-v5e", "helium-v5p", "helium-v5e"],
 )
-def test_language_models_fit_and_use_their_chips(module, name, changes, mfu, record_property):
+def test_language_models_fit_and_use_their_chips(module, name, changes, mfu):
     report = examine(module.get_config(), topology.parse(name), changes=changes)
-    keep(report, record_property)
+    sys.stdout.write(tables.report_text(report))  # Shown by -rP.
     assert report.fits
     assert report.notes == []
     assert report.time.mfu > mfu
