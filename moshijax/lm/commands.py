@@ -17,7 +17,6 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from moshijax.data.audio import check_output, cut, duration, read_blocks, writin
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.loading import find_config, load_tokenizer, open_session
 from moshijax.lm.presets import PRESETS
+from moshijax.terminal import complaining, make_parser
 
 
 END = 2  # the piece of SentencePiece's that ends a text
@@ -177,21 +177,9 @@ def progress(blocks: Iterator[np.ndarray], seconds: float, rate: int) -> Iterato
     return blocks if sys.stdout.isatty() else codec.progress(blocks, seconds, rate)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(1, f"{self.prog}: {message}; see --help\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    top = _Parser(
-        prog="python -m moshijax.lm.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    top = make_parser("python -m moshijax.lm.run", __doc__)
     add = top.add_argument
     add("input", nargs="?", metavar="IN", help="recording of the user")
     add("output", nargs="?", metavar="OUT", help="wav, flac or ogg file of both sides")
@@ -239,11 +227,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; what is wrong with its input is one sentence."""
     args = parser().parse_args(argv)
     libtpu.hush()
-    try:
+    with complaining("moshijax.lm.run"):
         check(args)
         print(write_text(args) if args.text_only else converse(args))
-    except (ValueError, OSError) as error:
-        # JAX's own errors are worth their traceback; sentences of ours stand alone.
-        if type(error) is not ValueError and not isinstance(error, OSError):
-            raise
-        sys.exit(f"moshijax.lm.run: {' '.join(str(error).split())}")
