@@ -18,13 +18,14 @@ import numpy as np
 from tqdm import tqdm
 
 from moshijax import libtpu
-from moshijax.codec.chunks import CHUNK_FRAMES, make_step
+from moshijax.codec.chunks import CHUNK_FRAMES
 from moshijax.codec.config import PRESETS, MimiConfig
 from moshijax.codec.mimi import Mimi, for_inference
 from moshijax.convert.mimi import load_mimi
 from moshijax.convert.random import random_mimi
 from moshijax.data import codes as codes_files
 from moshijax.data.audio import check_output, duration, read_blocks, writing
+from moshijax.nn.streaming import make_step
 from moshijax.terminal import complaining, make_parser
 
 
