@@ -10,7 +10,6 @@ layout of the released files, or another `--layout`.
 
 import json
 import pathlib
-import sys
 import tempfile
 from collections.abc import Sequence
 
@@ -21,6 +20,7 @@ from distill import experiment, teachers
 from distill.task import State
 from distill.vision import convert
 from moshijax import libtpu, sharding
+from moshijax.terminal import complaining
 from moshijax.train import program
 
 
@@ -56,15 +56,13 @@ def main(_: Sequence[str]) -> None:
     """Prints the metrics of the student that the flags name."""
     logging.set_verbosity(logging.WARNING)
     libtpu.hush()
-    try:
+    with complaining("evaluate"):
         metrics = evaluate(CONFIG.value, str(STUDENT.value), TEACHERS.value)
         if EXPORT.value:
             spec = CONFIG.value.student.copy_and_resolve_references()
             spec.load = STUDENT.value
             convert.save_npz(EXPORT.value, teachers.load_model(spec, 0), LAYOUT.value)
-    except ValueError as error:
-        sys.exit(f"evaluate: {error}")
-    print(json.dumps(metrics, indent=1))
+        print(json.dumps(metrics, indent=1))
 
 
 if __name__ == "__main__":

@@ -185,8 +185,12 @@ def run(config: ConfigDict, workdir: str) -> Any:
     path = pathlib.Path(workdir)
     loop.claim(path, config)
     task, train_data, sets = build(config, path)
-    initial = {}
-    if config.student.load is not None:
+
+    def initial(mesh: Any) -> dict[str, Any]:
+        del mesh  # A student is small enough to be whole in every process.
+        if config.student.load is None:
+            return {}
         leaves = named_leaves(teachers.load_model(config.student, config.seed))
-        initial = {f"model/{name}": leaf for name, leaf in leaves.items()}
+        return {f"model/{name}": leaf for name, leaf in leaves.items()}
+
     return loop.train(config, task, train_data, sets, workdir, initial)

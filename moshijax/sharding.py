@@ -139,11 +139,12 @@ def shaped(tree: Any, shardings: Any) -> Any:
 
 
 def put(array: Any, sharding: NamedSharding) -> jax.Array:
-    """Places an array that every process has whole; each feeds its own devices.
+    """Places an array that every process has whole, or that is spread over the mesh already.
 
-    `jax.device_put` would compare it between all processes first.
+    Each process feeds its own devices: `jax.device_put` would compare what all have first.
     """
-    if sharding.is_fully_addressable:
+    spread = isinstance(array, jax.Array) and not array.is_fully_addressable
+    if sharding.is_fully_addressable or spread:
         return jax.device_put(array, sharding)
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -1,18 +1,11 @@
 """Runs the command line of `commands.py`."""
 
-import sys
+from moshijax.terminal import launch
 
 
 def run() -> None:
-    """Ends with one line and the exit code 130 when it is interrupted, even while it starts."""
-    try:
-        # Here, since importing JAX takes seconds.
-        from moshijax.codec.commands import main
-
-        main()
-    except KeyboardInterrupt:
-        print("moshijax.codec: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
+    """The command line."""
+    launch("moshijax.codec.commands", "moshijax.codec: interrupted; nothing was written")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,6 @@ Chunks of 8 to 16 frames keep the activations in a CPU's cache while they share 
 weights.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -62,20 +59,3 @@ def _cut(x: Array, axis: int, size: int) -> Array:
     x = jnp.pad(x, padding)
     shape = (*x.shape[:axis], count, size, *x.shape[axis + 1 :])
     return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-
-def make_step(
-    function: Callable[[Any, Array, State], tuple[Array, State]], model: Any
-) -> Callable[[Array, State], tuple[Array, State]]:
-    """Compiles `function(model, x, state)` for a live stream, as `step(x, state)`.
-
-    The state is donated: each may be used once. The model is taken apart once, since doing so at
-    each call would cost a third of a millisecond.
-    """
-    leaves, tree = jax.tree.flatten(model)
-
-    def run(leaves: list[Array], x: Array, state: State) -> tuple[Array, State]:
-        return function(jax.tree.unflatten(tree, leaves), x, state)
-
-    compiled = jax.jit(run, donate_argnums=2)
-    return lambda x, state: compiled(leaves, x, state)

@@ -10,22 +10,23 @@ npz of `codes` [codebooks, frames] and `sample_rate`. Memory does not grow with 
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from moshijax import libtpu
-from moshijax.codec.chunks import CHUNK_FRAMES, make_step
+from moshijax.codec.chunks import CHUNK_FRAMES
 from moshijax.codec.config import PRESETS, MimiConfig
 from moshijax.codec.mimi import Mimi, for_inference
 from moshijax.convert.mimi import load_mimi
 from moshijax.convert.random import random_mimi
 from moshijax.data import codes as codes_files
 from moshijax.data.audio import check_output, duration, read_blocks, writing
+from moshijax.nn.streaming import make_step
+from moshijax.terminal import complaining, make_parser
 
 
 PUBLISHED = "hf://kyutai/moshiko-pytorch-bf16/tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -163,21 +164,9 @@ def progress(
             bar.update(min(len(block) / sample_rate, seconds - bar.n))
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(1, f"{self.prog}: {message}; see --help\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    top = _Parser(
-        prog="python -m moshijax.codec",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    top = make_parser("python -m moshijax.codec", __doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for run, source, target in (
         (encode, "audio file", "npz of codes"),
@@ -219,10 +208,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; what is wrong with its input is one sentence."""
     args = parser().parse_args(argv)
     libtpu.hush()
-    try:
+    with complaining("moshijax.codec"):
         print(args.run(args))
-    except (ValueError, OSError) as error:
-        # JAX's own errors are worth their traceback; sentences of ours stand alone.
-        if type(error) is not ValueError and not isinstance(error, OSError):
-            raise
-        sys.exit(f"moshijax.codec: {' '.join(str(error).split())}")

@@ -4,12 +4,10 @@ import functools
 import json
 import os
 import pathlib
-import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -20,7 +18,7 @@ from moshijax.convert.names import Entry
 from moshijax.convert.safetensors import Safetensors, write_safetensors
 from moshijax.convert.tables import announce, detect, faults, few, pieces, read
 from moshijax.lm.config import MoshiConfig
-from moshijax.lm.moshi import Moshi
+from moshijax.lm.moshi import Moshi, cast, keeps_type
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.lora import share_adapters
 from moshijax.nn.paths import named_leaves, with_leaves
@@ -29,7 +27,6 @@ from moshijax.sharding import shard_like
 
 
 WHAT = "language model"
-SCALE = re.compile(r"kernel(/frozen)?/scale$")
 
 
 def load_lm(
@@ -62,7 +59,8 @@ def load_lm(
     model, table = fit(file, config, lora_scaling)
     if inference:
         model = jax.eval_shape(unstack, model)
-    model = _typed(model, dtype or file.entries[table[0].name].dtype)
+    dtype = dtype or file.entries[table[0].name].dtype
+    model = jax.eval_shape(lambda model: cast(model, dtype), model)
     return with_leaves(model, read_leaves(file, table, model, mesh))
 
 
@@ -85,7 +83,8 @@ def save_lm(
         text = json.dumps(transformers_config(model.config), indent=2)
         (path / "config.json").write_text(text + "\n")
         path = path / "model.safetensors"
-    tensors = {e.name: announce(e, leaves, _kept(e.paths[0]) or dtype) for e in table}
+    types = (None if keeps_type(e.paths[0]) else dtype for e in table)
+    tensors = {e.name: announce(e, leaves, kind) for e, kind in zip(table, types, strict=True)}
     write_safetensors(path, tensors, {"format": "pt"} if layout == "transformers" else {})
     return path
 
@@ -122,20 +121,6 @@ def check_shared(model: Any) -> None:
                 f"{name} is not the A that files have in common for it and its neighbours: train "
                 "with share_adapters, and call it before saving; or fuse_lora."
             )
-
-
-def _kept(path: str) -> Any:
-    """The type that a parameter always has."""
-    if path.endswith("/values"):
-        return np.dtype(np.int8)
-    single = path.startswith("conditioners/") or SCALE.search(path)
-    return np.dtype(np.float32) if single else None
-
-
-def _typed(model: Moshi, dtype: Any) -> Moshi:
-    leaves = named_leaves(model).items()
-    shapes = {n: jax.ShapeDtypeStruct(x.shape, _kept(n) or dtype) for n, x in leaves}
-    return with_leaves(model, shapes)
 
 
 @functools.lru_cache

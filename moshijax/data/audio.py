@@ -35,7 +35,7 @@ def read_blocks(
     with _open(path) as file:
         seconds = _read_seconds(file, path)
         empty = True
-        for samples in _cut(_resample(seconds, file.samplerate, sample_rate), block):
+        for samples in cut(_resample(seconds, file.samplerate, sample_rate), block):
             empty = False
             yield samples
         if empty:
@@ -43,6 +43,19 @@ def read_blocks(
                 f"{path} has {file.frames} samples, less than one at {sample_rate} Hz; give a "
                 "longer file"
             )
+
+
+def cut(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Cuts a stream anew, into pieces of `size` and a rest."""
+    rest = np.zeros(0, np.float32)
+    for block in blocks:
+        rest = np.concatenate([rest, block])
+        whole = len(rest) - len(rest) % size
+        for start in range(0, whole, size):
+            yield rest[start : start + size]
+        rest = rest[whole:]
+    if len(rest):
+        yield rest
 
 
 def check_output(path: str | os.PathLike[str]) -> str:
@@ -182,16 +195,3 @@ def _resample(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[
     for block in blocks:
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
-
-
-def _cut(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Cuts a stream anew, into pieces of `size` and a rest."""
-    rest = np.zeros(0, np.float32)
-    for block in blocks:
-        rest = np.concatenate([rest, block])
-        whole = len(rest) - len(rest) % size
-        for start in range(0, whole, size):
-            yield rest[start : start + size]
-        rest = rest[whole:]
-    if len(rest):
-        yield rest

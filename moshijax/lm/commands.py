@@ -13,20 +13,21 @@ model writes no sound.
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from moshijax import libtpu
 from moshijax.codec import commands as codec
 from moshijax.codec.config import PRESETS as MIMI_PRESETS
-from moshijax.data.audio import check_output, duration, read_blocks, writing
+from moshijax.data.audio import check_output, cut, duration, read_blocks, writing
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.loading import find_config, load_tokenizer, open_session
 from moshijax.lm.presets import PRESETS
+from moshijax.terminal import complaining, make_parser
 
 
 END = 2  # the piece of SentencePiece's that ends a text
@@ -67,10 +68,9 @@ def converse(args: argparse.Namespace) -> str:
     def sides() -> Iterator[np.ndarray]:
         nonlocal count, said
         for block, silent in frames:
-            codes = encode(block)[:, 0]
-            if silent == "end":
-                codes = np.full_like(codes, config.codebook_size)
-            heard = session.feed(codes)
+            # The end is a code of its own, which is no sound: the codec does not hear it.
+            end = np.full(config.num_given, config.codebook_size, np.int32)
+            heard = session.feed(end if silent == "end" else encode(block)[:, 0])
             yield np.stack([said, block], axis=1)
             count, said = count + 1, np.zeros(frame, np.float32)
             if heard.text is not None:
@@ -98,23 +98,24 @@ def user_frames(
 ) -> Iterator[tuple[np.ndarray, str]]:
     """Yields frames of sound, and how they are silent: "" while the user may speak.
 
-    Speech-to-text has silence before and after (`silence_prefix`, `frame_shift` and a second); a
-    translator is told the end, then has silence until it ends too; the others hear `max_delay`
-    frames more, so that all that the user said is answered.
+    Speech-to-text has silence before and after (`silence_prefix`, `frame_shift` and a second), to
+    the sample, as it was trained; a translator is told the end, then has silence until it ends
+    too; the others hear `max_delay` frames more, so that all that the user said is answered.
     """
     silence = np.zeros(frame, np.float32)
-    stt = config.num_generated == 0
-    for _ in range(round(config.silence_prefix * rate / frame)):
-        yield silence, ""
-    for block in read_blocks(args.input, rate, frame):
+    sound: Iterable[np.ndarray] = read_blocks(args.input, rate, frame)
+    if config.num_generated == 0:
+        seconds = (config.silence_prefix, config.frame_shift + 1.0)
+        before, after = (np.zeros(int(s * rate), np.float32) for s in seconds)
+        sound = cut(itertools.chain([before], sound, [after]), frame)
+    for block in sound:
         yield np.pad(block, (0, frame - len(block))), ""
     if config.ignore_text_end:
         yield silence, "end"
         for _ in range(round(LIMIT * rate / frame)):
             yield silence, "after"
         return
-    more = round((config.frame_shift + 1.0) * rate / frame) if stt else config.max_delay
-    for _ in range(more):
+    for _ in range(config.max_delay):
         yield silence, ""
 
 
@@ -176,21 +177,9 @@ def progress(blocks: Iterator[np.ndarray], seconds: float, rate: int) -> Iterato
     return blocks if sys.stdout.isatty() else codec.progress(blocks, seconds, rate)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(1, f"{self.prog}: {message}; see --help\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    top = _Parser(
-        prog="python -m moshijax.lm.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    top = make_parser("python -m moshijax.lm.run", __doc__)
     add = top.add_argument
     add("input", nargs="?", metavar="IN", help="recording of the user")
     add("output", nargs="?", metavar="OUT", help="wav, flac or ogg file of both sides")
@@ -238,11 +227,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; what is wrong with its input is one sentence."""
     args = parser().parse_args(argv)
     libtpu.hush()
-    try:
+    with complaining("moshijax.lm.run"):
         check(args)
         print(write_text(args) if args.text_only else converse(args))
-    except (ValueError, OSError) as error:
-        # JAX's own errors are worth their traceback; sentences of ours stand alone.
-        if type(error) is not ValueError and not isinstance(error, OSError):
-            raise
-        sys.exit(f"moshijax.lm.run: {' '.join(str(error).split())}")

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from jaxtyping import Array, Int
 
 from moshijax.lm.generate import Context, Frame, LiveState, Settings, step
 from moshijax.lm.moshi import Moshi
+from moshijax.nn import streaming
 
 
 LiveStep = Callable[..., tuple[Frame, LiveState]]
@@ -19,20 +19,17 @@ def make_step(model: Moshi, context: Context | None = None) -> LiveStep:
     Each state may be used once. Settings are arguments: numbers in them may change from frame to
     frame without compiling anew.
     """
-    leaves, tree = jax.tree.flatten((model, context))
 
     def run(
-        leaves: list[Array],
+        both: tuple[Moshi, Context | None],
         state: LiveState,
         given: Int[Array, "B Q"],
         settings: Settings,
         key: Array,
         rest: dict[str, Any],
     ) -> tuple[Frame, LiveState]:
-        model, context = jax.tree.unflatten(tree, leaves)
+        model, context = both
         return step(model, state, given, settings, key, context=context, **rest)
 
-    compiled = jax.jit(run, donate_argnums=1)
-    return lambda state, given, settings, key, **rest: compiled(
-        leaves, state, given, settings, key, rest
-    )
+    compiled = streaming.make_step(run, (model, context), donated=0)
+    return lambda state, given, settings, key, **rest: compiled(state, given, settings, key, rest)

@@ -4,6 +4,7 @@ Helium is the same without audio streams, a speech-to-text model the same withou
 transformer.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from moshijax.nn.steps import make_linears, map_steps
 from moshijax.nn.streaming import State
 
 
+KEPT = re.compile(r"conditioners/.*|(.*/)?kernel(/frozen)?/(values|scale|offset)")
 PAUSES = 6  # logits of a pause head; the first is that of a pause
 
 
@@ -124,13 +126,15 @@ class Moshi(nnx.Module):
             )
 
 
+def keeps_type(name: str) -> bool:
+    """Whether a parameter has one type in every model: conditioners, and kernels of few bits."""
+    return KEPT.fullmatch(name) is not None
+
+
 def cast(model: Moshi, dtype: Any) -> Moshi:
-    """Returns the model with parameters of another type; conditioners stay float32."""
-
-    def one(name: str, leaf: Any) -> Any:
-        return leaf if name.startswith("conditioners/") else leaf.astype(dtype)
-
-    return with_leaves(model, {name: one(name, leaf) for name, leaf in named_leaves(model).items()})
+    """Returns the model with parameters of another type, but for those that keep theirs."""
+    leaves = named_leaves(model).items()
+    return with_leaves(model, {n: x if keeps_type(n) else x.astype(dtype) for n, x in leaves})
 
 
 def read_end_as_padding(model: Moshi) -> Moshi:

@@ -27,8 +27,8 @@ FEW, MANY, WIDE = 2, 64, 128
 WHOLE = ("text_embedding", "audio_embeddings", "conditioners")  # modules that keep their kernels
 
 
-class PerChannel(nnx.Module):
-    """Integers and a scale for each output: `w = values * scale / 127`."""
+class Quantised(nnx.Module):
+    """Integers that stand for a kernel, and their scale."""
 
     def __init__(self, values: Array, scale: Array):
         self.values = nnx.Param(values)
@@ -49,6 +49,10 @@ class PerChannel(nnx.Module):
         """The type of what is not quantised."""
         return self.scale.dtype
 
+
+class PerChannel(Quantised):
+    """Integers and a scale for each output: `w = values * scale / 127`."""
+
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
         """Multiplies by the integers, then scales."""
         y = jax.lax.platform_dependent(
@@ -65,28 +69,12 @@ class PerChannel(nnx.Module):
         return self.values[...].astype(jnp.float32) * (self.scale[...] / LARGEST)[..., None, :]
 
 
-class PerBlock(nnx.Module):
+class PerBlock(Quantised):
     """Integers, a step and an offset for each block of inputs: `w = values * scale + offset`."""
 
     def __init__(self, values: Array, scale: Array, offset: Array):
-        self.values = nnx.Param(values)
-        self.scale = nnx.Param(scale)
+        super().__init__(values, scale)
         self.offset = nnx.Param(offset)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the kernel that this stands for."""
-        return self.values.shape
-
-    @property
-    def ndim(self) -> int:
-        """The number of its axes."""
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> Any:
-        """The type of what is not quantised."""
-        return self.scale.dtype
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
         """Multiplies each block by its integers, then scales."""
@@ -198,8 +186,7 @@ def dequantize(model: Tree) -> Tree:
     """Returns the model with arrays as kernels again, in float32."""
 
     def change(_: str, kernel: Any) -> Any:
-        quantised = isinstance(kernel, PerChannel | PerBlock)
-        return nnx.Param(kernel.array()) if quantised else kernel
+        return nnx.Param(kernel.array()) if isinstance(kernel, PerChannel | PerBlock) else kernel
 
     return map_kernels(model, change)
 

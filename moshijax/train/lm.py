@@ -4,17 +4,21 @@ python -m moshijax.train --config configs/moshi.py:stage=1 --workdir runs/moshi
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from moshijax.convert.hub import locate
-from moshijax.convert.lm import load_lm
+from moshijax import hosts
+from moshijax.convert.lm import abstract_lm, load_lm
+from moshijax.convert.tables import few
 from moshijax.data import windows
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.delays import targets
@@ -95,18 +99,22 @@ def model_config(spec: ConfigDict) -> MoshiConfig:
     Raises:
         ValueError: an unknown preset or field.
     """
-    if spec.preset not in PRESETS:
-        raise ValueError(
-            f"model.preset: {spec.preset!r} is unknown, take one of {', '.join(PRESETS)}."
-        )
-    overrides = spec.overrides.to_dict()
+    preset, overrides = _preset(spec, "preset"), spec.overrides.to_dict()
     if "delays" in overrides:
         overrides["delays"] = tuple(overrides["delays"])
     try:
-        return dataclasses.replace(PRESETS[spec.preset], **overrides)
+        return dataclasses.replace(preset, **overrides)
     except TypeError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(MoshiConfig))
         raise ValueError(f"model.overrides: {error}; fields are {fields}.") from error
+
+
+def _preset(spec: ConfigDict, key: str) -> MoshiConfig:
+    if spec[key] not in PRESETS:
+        raise ValueError(
+            f"model.{key}: {spec[key]!r} is unknown, take one of {', '.join(PRESETS)}."
+        )
+    return PRESETS[spec[key]]
 
 
 def frame_flops(config: MoshiConfig, length: int) -> float:
@@ -147,8 +155,8 @@ def plan(config: ConfigDict) -> Plan:
     )
 
 
-def initial_leaves(spec: ConfigDict, config: MoshiConfig) -> dict[str, Any]:
-    """Parameters to begin with, by name: of a file, or of a run's work directory.
+def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[str, jax.Array]:
+    """Parameters to begin with, by name, on the mesh: of a file, or of a run's work directory.
 
     Helium's are Moshi's temporal transformer; what the loaded model lacks stays random.
 
@@ -157,19 +165,21 @@ def initial_leaves(spec: ConfigDict, config: MoshiConfig) -> dict[str, Any]:
     """
     if spec.load is None:
         return {}
-    path = pathlib.Path(spec.load)
-    if path.is_dir():
-        leaves = load_leaves(spec.load, "model")
+    if pathlib.Path(spec.load).is_dir():
+        leaves = load_leaves(spec.load, "model", mesh)
     else:
-        source = PRESETS[spec.load_preset] if spec.load_preset is not None else config
-        leaves = named_leaves(load_lm(locate(spec.load), source, dtype=jnp.float32))
-    shapes = named_leaves(jax.eval_shape(lambda: Moshi(config, rngs=nnx.Rngs(0))))
+        source = config if spec.load_preset is None else _preset(spec, "load_preset")
+        leaves = named_leaves(load_lm(spec.load, source, dtype=jnp.float32, mesh=mesh))
+    shapes = named_leaves(abstract_lm(config))
     fitting = {n: x for n, x in leaves.items() if n in shapes and x.shape == shapes[n].shape}
     if not fitting:
         raise ValueError(
-            f"model.load: nothing of {spec.load} fits {spec.preset}: name its preset in "
-            "model.load_preset."
+            f"model.load: none of the {len(leaves)} arrays of {spec.load} fits {spec.preset}: "
+            "load a model of the same width, or change model.preset and model.overrides to it."
         )
+    if len(fitting) < len(leaves) and hosts.first():
+        left = few(sorted(leaves.keys() - fitting))
+        logging.warning("%s: %s do not fit %s and are not read.", spec.load, left, spec.preset)
     return {f"model/{name}": leaf for name, leaf in fitting.items()}
 
 
@@ -192,5 +202,5 @@ def run(config: ConfigDict, workdir: str) -> Any:
         )
         for name, files in config.evaluation.sets.items()
     }
-    initial = initial_leaves(config.model, model)
+    initial = functools.partial(initial_leaves, config.model, model)
     return loop.train(config, task, train_data, sets, workdir, initial)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from moshijax import hosts, sharding
@@ -19,6 +20,10 @@ from moshijax.train.log import Log
 from moshijax.train.program import Program, Task, all_finite, evaluate, place
 from moshijax.train.trace import Trace
 from moshijax.train.workdir import Checkpoints, DataOrder, claim
+
+
+# Makes arrays by name, placed on the mesh or whole in every process.
+Initial = Callable[[Mesh], Mapping[str, Any]]
 
 
 class NonFiniteError(Exception):
@@ -100,7 +105,7 @@ class Run:
         train_data: TrainData,
         eval_data: Mapping[str, EvalData],
         workdir: pathlib.Path,
-        initial: Mapping[str, Any],
+        initial: Initial,
     ) -> None:
         self.config, self.task, self.program = config, task, program
         self.train_data, self.eval_data = train_data, eval_data
@@ -128,8 +133,8 @@ class Run:
     def fresh(self) -> Any:
         """The state at step 0."""
         state = self.program.init(self.key)
-        leaves = named_leaves(state)
-        placed = {n: sharding.put(x, leaves[n].sharding) for n, x in self.initial.items()}
+        leaves, given = named_leaves(state), self.initial(self.program.mesh)
+        placed = {n: sharding.put(x, leaves[n].sharding) for n, x in given.items()}
         return with_leaves(state, leaves | placed)
 
     def batches(self, first: int) -> Iterator[Any]:
@@ -237,12 +242,12 @@ def train(
     train_data: TrainData,
     eval_data: Mapping[str, EvalData],
     workdir: str,
-    initial: Mapping[str, Any] | None = None,
+    initial: Initial = lambda mesh: {},
 ) -> Any:
     """Trains to `config.num_steps` from where this directory's run stands; returns the state.
 
-    A run begins at its newest checkpoint, else at a fresh state, in which `initial` takes
-    the place of the leaves of these names.
+    A run begins at its newest checkpoint, else at a fresh state, in which what `initial` makes
+    for the mesh takes the place of the leaves of these names.
 
     Raises:
         ValueError: the directory is another config's, or the batch does not fit the mesh.
@@ -254,7 +259,7 @@ def train(
     path = pathlib.Path(workdir)
     claim(path, config)
     program = place(task, mesh, config.seed, config.vmem_kib)
-    run = Run(config, task, program, train_data, eval_data, path, initial or {})
+    run = Run(config, task, program, train_data, eval_data, path, initial)
     with run.checkpoints, run.log, closing(run.trace), interruptible() as asked:
         stop = hosts.agreed(asked)
         while True:

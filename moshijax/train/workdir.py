@@ -16,12 +16,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from moshijax import hosts
 from moshijax.files import replacing
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.sharding import shaped
+from moshijax.sharding import parameter_spec, shaped
 
 
 # Keys that change what is logged and kept, or how the work is split, not what is computed.
@@ -213,8 +214,10 @@ def _reader(handler: Any) -> ocp.Checkpointer:
     return ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
-def load_leaves(workdir: str, prefix: str) -> dict[str, Any]:
+def load_leaves(workdir: str, prefix: str, mesh: Mesh | None = None) -> dict[str, Any]:
     """The arrays under `prefix/` of a run's newest checkpoint, by the rest of their name.
+
+    With a mesh each process reads its part of them onto it.
 
     Raises:
         ValueError: the directory has no checkpoint.
@@ -225,18 +228,23 @@ def load_leaves(workdir: str, prefix: str) -> dict[str, Any]:
         raise ValueError(f"{workdir} has no checkpoint: train it first, or name another directory.")
     folder = root / str(max(steps)) / "default"
     with _reader(ocp.PyTreeCheckpointHandler) as reader:
-        names = [n for n in _names(folder) if n.startswith(f"{prefix}/")]
-        # Read to the host: the devices that it was written from may not be here.
-        target = ocp.RestoreArgs(restore_type=np.ndarray)
+        found = {n: x.shape for n, x in _described(folder).items() if n.startswith(f"{prefix}/")}
         args = ocp.args.PyTreeRestore(
-            item=dict.fromkeys(names, 0),
-            restore_args=dict.fromkeys(names, target),
+            item=dict.fromkeys(found, 0),
+            restore_args={name: _target(name, shape, mesh) for name, shape in found.items()},
             partial_restore=True,
         )
         leaves = reader.restore(folder, args=args)
-    return {n.removeprefix(f"{prefix}/"): jnp.asarray(leaves[n]) for n in names}
+    return {n.removeprefix(f"{prefix}/"): jnp.asarray(leaves[n]) for n in found}
 
 
-def _names(folder: pathlib.Path) -> list[str]:
-    """The names of a checkpoint's leaves."""
-    return list(ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree)
+def _target(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> ocp.RestoreArgs:
+    """Where an array goes: to the host unless told, for its devices of old may not be here."""
+    if mesh is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=NamedSharding(mesh, parameter_spec(name, shape, mesh)))
+
+
+def _described(folder: pathlib.Path) -> dict[str, Any]:
+    """Shapes and types of a checkpoint's leaves by name."""
+    return dict(ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree)

@@ -68,9 +68,10 @@ def jax_tasks(path, args):
     import jax.numpy as jnp
     import numpy as np
 
-    from moshijax.codec.chunks import decode_in_chunks, encode_in_chunks, make_step
+    from moshijax.codec.chunks import decode_in_chunks, encode_in_chunks
     from moshijax.codec.config import PRESETS
     from moshijax.convert.mimi import load_mimi
+    from moshijax.nn.streaming import make_step
 
     config = dataclasses.replace(PRESETS["mimi"], num_codebooks=CODEBOOKS)
     mimi = load_mimi(path, config, inference=True)

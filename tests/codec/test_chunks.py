@@ -1,10 +1,11 @@
 import jax
 import numpy as np
 
-from moshijax.codec.chunks import decode_in_chunks, encode_in_chunks, make_step
+from moshijax.codec.chunks import decode_in_chunks, encode_in_chunks
 from moshijax.codec.config import PRESETS
 from moshijax.codec.mimi import for_inference
 from moshijax.convert.random import random_mimi
+from moshijax.nn.streaming import make_step
 from tests import contract
 from tests.codes import assert_same_codes
 

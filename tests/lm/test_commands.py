@@ -1,3 +1,5 @@
+import argparse
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +9,10 @@ import soundfile
 
 from moshijax.convert.lm import save_lm
 from moshijax.convert.lm_config import to_moshi
-from moshijax.lm.commands import main
+from moshijax.lm import commands
+from moshijax.lm.commands import codec, main, user_frames
+from moshijax.lm.presets import PRESETS
+from moshijax.lm.session import Session
 from tests.lm_models import random_model
 
 
@@ -46,6 +51,38 @@ def test_the_same_seed_says_the_same(folder):
 def test_a_transcript_needs_no_output(folder, capsys):
     main([*RANDOM, "--preset", "stt_1b_tiny", "user.wav", "--text-temperature", "0"])
     assert "1541 frames" in capsys.readouterr().out
+
+
+def test_silence_around_a_recording_is_exact_to_the_sample(folder):
+    config = dataclasses.replace(PRESETS["stt_1b_tiny"], silence_prefix=0.0105, frame_shift=-0.9999)
+    args = argparse.Namespace(input="user.wav")
+    frames = list(user_frames(args, config, 24000, 24))
+    assert {frame.shape for frame, _ in frames} == {(24,)}
+    assert {silent for _, silent in frames} == {""}
+    user, _ = soundfile.read("user.wav", dtype="float32")
+    heard = np.concatenate([frame for frame, _ in frames])
+    # 252 samples are 10.5 frames; with 965 samples and 2 after they fill 51 frames.
+    assert len(heard) == 51 * 24
+    np.testing.assert_array_equal(heard, np.pad(user, (252, 51 * 24 - 252 - len(user))))
+
+
+def test_a_translator_is_told_the_end_by_a_code_that_the_codec_never_heard(folder, monkeypatch):
+    heard, fed = [], []
+    encoder, feed = codec.encoder, Session.feed
+
+    def listening(*args):
+        encode = encoder(*args)
+        return lambda block: heard.append(block) or encode(block)
+
+    monkeypatch.setattr(codec, "encoder", listening)
+    monkeypatch.setattr(Session, "feed", lambda s, codes: fed.append(codes) or feed(s, codes))
+    monkeypatch.setattr(commands, "LIMIT", 0.003)
+    main([*RANDOM, "--preset", "hibiki_1b_tiny", "user.wav", "both.wav"])
+    assert len(fed) == 41 + 1 + 3
+    assert len(heard) == len(fed) - 1
+    (end,) = [t for t, codes in enumerate(fed) if (codes == 32).all()]
+    assert end == 41
+    assert {codes.shape for codes in fed} == {fed[0].shape}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from moshijax.lm.losses import LossConfig, lm_loss
 from moshijax.lm.moshi import cast, read_end_as_padding
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves
+from moshijax.nn.quant import quantize
 from tests.lm_models import random_codes, random_model
 
 
@@ -74,6 +75,23 @@ def test_bfloat16_stays_near_float32():
     kinds = {n.split("/")[0]: leaf.dtype for n, leaf in named_leaves(hibiki).items()}
     assert kinds["conditioners"] == jnp.float32
     assert kinds["temporal"] == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("bits", "block"), [(8, None), (4, 8)])
+def test_kernels_of_few_bits_keep_their_types(bits, block):
+    wide = quantize(random_model("hibiki_1b"), bits, block)
+    narrow = cast(wide, jnp.bfloat16)
+    few = {n: leaf for n, leaf in named_leaves(wide).items() if "/kernel/" in n}
+    assert len(few) > 20
+    for name, leaf in few.items():
+        kept = named_leaves(narrow)[name]
+        assert kept.dtype == leaf.dtype, name
+        np.testing.assert_array_equal(kept.astype(jnp.float32), leaf.astype(jnp.float32))
+    text = random_codes(wide.config, 2, 12)
+    given = {c.name: read_values(c, ["very_good", None]) for c in wide.config.conditions}
+    want, found = (m.logits(jnp.asarray(text), given).text for m in (wide, narrow))
+    assert found.dtype == jnp.float32
+    assert np.abs(found - want).mean() < 0.05
 
 
 def test_the_end_of_text_is_read_as_padding():

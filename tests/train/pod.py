@@ -1,6 +1,7 @@
 """The toy run as a command, one process of many: what the tests of hosts start.
 
 Faults come from TOY_FAULT="PROCESS:STEP:KIND,...": kill, stop, error, nan, a checkpoint unread.
+TOY_LOAD names the work directory whose model it begins with.
 """
 
 import os
@@ -12,6 +13,7 @@ import jax
 from moshijax import supervisor
 from moshijax.commands import run_experiment
 from moshijax.train import loop, workdir
+from moshijax.train.workdir import load_leaves
 from tests.train.toy import ToyData, ToyEval, ToyTask
 
 
@@ -52,10 +54,16 @@ class FaultyData(ToyData):
         return batch
 
 
+def initial(mesh):
+    """The model to begin with, on the mesh."""
+    leaves = load_leaves(os.environ["TOY_LOAD"], "model", mesh) if "TOY_LOAD" in os.environ else {}
+    return {f"model/{name}": leaf for name, leaf in leaves.items()}
+
+
 def train(config, folder):
     loop.Checkpoints = FaultyCheckpoints
     data, sets = FaultyData(config.batch_size), {"test": ToyEval(config.batch_size)}
-    return loop.train(config, ToyTask(config), data, sets, folder)
+    return loop.train(config, ToyTask(config), data, sets, folder, initial)
 
 
 if __name__ == "__main__":

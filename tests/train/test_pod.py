@@ -14,6 +14,7 @@ from moshijax.hosts import EXIT_PEER_LOST, EXIT_STOPPED, Stopped
 from moshijax.train import loop
 from moshijax.train.log import read_metrics
 from moshijax.train.workdir import load_leaves
+from tests.train.pod import initial
 from tests.train.pod_config import get_config
 from tests.train.toy import ToyData, ToyEval, ToyTask
 
@@ -51,12 +52,12 @@ def pod(workdir, processes, devices, mesh, fault="", flags=()):
     return [process.returncode for process in started], lines
 
 
-def alone(workdir, mesh, interrupted_at=0):
+def alone(workdir, mesh, interrupted_at=0, initial=lambda mesh: {}):
     """The same run in this process."""
     config = get_config(mesh)
     data = ToyData(config.batch_size, interrupted_at=interrupted_at)
     sets = {"test": ToyEval(config.batch_size)}
-    loop.train(config, ToyTask(config), data, sets, str(workdir))
+    loop.train(config, ToyTask(config), data, sets, str(workdir), initial)
 
 
 def state(workdir):
@@ -98,6 +99,16 @@ def test_two_processes_compute_what_one_does(whole, pair):
     ]
     assert len(losses[1]) == 6
     np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_processes_begin_with_their_parts_of_another_runs_model(whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_LOAD", str(whole))
+    alone(tmp_path / "one", "2x2x2", initial=initial)
+    codes, lines = pod(tmp_path / "pair", 2, 4, "2x2x2")
+    assert codes == [0, 0], lines
+    assert_equal(state(tmp_path / "one"), state(tmp_path / "pair"), rtol=1e-6, atol=1e-7)
+    began, fresh = (read_metrics(w / "metrics.jsonl")[0] for w in (tmp_path / "pair", whole))
+    assert began["loss"] < 0.8 * fresh["loss"]
 
 
 def test_killed_process_ends_the_others_and_all_resume_bitwise(pair, tmp_path):

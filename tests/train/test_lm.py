@@ -1,0 +1,100 @@
+import jax
+import numpy as np
+import pytest
+
+from configs import helium, moshi
+from moshijax import sharding
+from moshijax.convert.lm import save_lm
+from moshijax.nn.paths import named_leaves
+from moshijax.train import lm
+from moshijax.train.workdir import load_leaves
+from tests.lm_models import random_model
+
+
+MESH = dict(data=1, fsdp=4, tensor=2)
+
+
+def tiny(load, load_preset=None, module=moshi, **changes):
+    """A run of one step that moves nothing."""
+    config = module.get_config("tiny")
+    config.update(num_steps=1, mesh=MESH, **changes)
+    config.data.train = config.evaluation.sets.test = "made:8"
+    config.optimizer.update(learning_rate=0.0, weight_decay=0.0, warmup_steps=0)
+    config.model.load, config.model.load_preset = load and str(load), load_preset
+    return config
+
+
+def leaves_of(config):
+    """What a run begins with, by name."""
+    mesh = sharding.make_mesh(MESH)
+    return lm.initial_leaves(config.model, lm.model_config(config.model), mesh)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return save_lm(random_model("helium_7b"), tmp_path_factory.mktemp("helium") / "helium.st")
+
+
+@pytest.fixture(scope="module")
+def begun(file, tmp_path_factory):
+    """A Moshi that began at a Helium which is gone since, its config and its work directory."""
+    workdir = tmp_path_factory.mktemp("moshi")
+    copy = workdir / "helium.st"
+    copy.write_bytes(file.read_bytes())
+    config = tiny(copy, "helium_7b_tiny")
+    state = lm.run(config, str(workdir))
+    copy.unlink()
+    return state, config, workdir
+
+
+def test_moshi_begins_at_helium_and_the_rest_is_random(begun):
+    model, wanted = named_leaves(begun[0].model), named_leaves(random_model("helium_7b"))
+    random = named_leaves(lm.LMTask(tiny(None)).make(jax.random.key(0)))
+    shared = {name for name in wanted if model[name].shape == wanted[name].shape}
+    assert shared >= {n for n in wanted if n.startswith("temporal/transformer/")}
+    for name in shared:
+        np.testing.assert_array_equal(model[name], wanted[name], err_msg=name)
+    drawn = [n for n in model if n not in shared and n.endswith("kernel")]
+    assert any(name.startswith("depth/") for name in drawn)
+    for name in drawn:
+        np.testing.assert_allclose(model[name].std(), random[name].std(), rtol=0.2, err_msg=name)
+
+
+def test_a_file_is_read_onto_the_mesh(file):
+    for name, leaf in leaves_of(tiny(file, "helium_7b_tiny")).items():
+        spec = sharding.parameter_spec(name, leaf.shape, sharding.make_mesh(MESH))
+        assert leaf.sharding.spec == spec, name
+
+
+def test_a_run_begins_at_another_runs_model_on_its_mesh(begun, tmp_path):
+    state, _, workdir = begun
+    config = tiny(workdir)
+    leaves = leaves_of(config)
+    assert {n.removeprefix("model/") for n in leaves} == set(named_leaves(state.model))
+    for name, leaf in named_leaves(state.model).items():
+        assert leaves[f"model/{name}"].sharding == leaf.sharding, name
+        np.testing.assert_array_equal(leaves[f"model/{name}"], leaf, err_msg=name)
+    lm.run(config, str(tmp_path))
+    for name, leaf in load_leaves(str(tmp_path), "model").items():
+        np.testing.assert_array_equal(leaf, leaves[f"model/{name}"], err_msg=name)
+
+
+def test_nothing_is_loaded_when_a_run_goes_on(begun):
+    state, config, workdir = begun
+    again = lm.run(config, str(workdir))
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_does_not_fit_is_one_sentence(file):
+    with pytest.raises(ValueError, match=r"does not fit this language model.* helium_7b_tiny"):
+        leaves_of(tiny(file))
+    with pytest.raises(ValueError, match=r"model.load_preset: 'helium_7' is unknown, take one of"):
+        leaves_of(tiny(file, "helium_7"))
+    wide = tiny(file, "helium_7b_tiny")
+    wide.model.overrides.update(dim=96, num_heads=2, num_layers=5)
+    with pytest.raises(ValueError, match=r"model.load: none of the \d+ arrays of .* fits moshi"):
+        leaves_of(wide)
+    nothing = tiny(file.parent, module=helium)
+    with pytest.raises(ValueError, match="has no checkpoint: train it first"):
+        leaves_of(nothing)
