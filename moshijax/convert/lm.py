@@ -146,6 +146,8 @@ def read_leaves(
                 shardings[name],
                 lambda index: read(file, parts[name], leaf.shape, leaf.dtype, index),
             )
+        # What was read may go only once JAX has copied it.
+        array.block_until_ready()
         file.release()
         return array
 

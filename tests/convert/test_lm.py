@@ -132,7 +132,7 @@ def test_loading_takes_little_more_memory_than_the_model(inference, tmp_path):
     tracemalloc.stop()
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(model)]
     assert sum(sizes) > 4 * max(sizes)
-    # The tensor on its way, and the one before while JAX copies it; the rest is Python's own.
+    # The tensor on its way, and the one before until JAX lets it go; the rest is Python's own.
     assert peak < 2.1 * max(sizes) + 2e6
 
 
