@@ -18,6 +18,7 @@ from moshijax.nn.rows import split_rows
 
 
 FORMS = ("paper", "finetune")
+ALIGNED = 8  # A TPU keeps so many rows together, and copies to merge others with a batch's.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,8 @@ class LossConfig:
     """How the cross entropies are weighted.
 
     The paper's form halves padding only and averages each codebook by itself. moshi-finetune's
-    halves the end of padding too, and divides by the sum of all weights.
+    halves the end of padding too, and divides by the sum of all weights. The loss is computed over
+    the fewest equal chunks of at most `chunk_frames`, both filled up to multiples of 8.
     """
 
     form: str = "paper"
@@ -55,11 +57,21 @@ def lm_loss(
     given: Mapping[str, Any] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the loss and its parts of whole streams."""
+    return combine(stream_sums(model, codes, config, given), config)
+
+
+def stream_sums(
+    model: Moshi,
+    codes: Int[Array, "B K T"],
+    config: LossConfig,
+    given: Mapping[str, Any] | None = None,
+) -> Sums:
+    """Sums over whole streams."""
     model.check(codes)
-    read, predicted, mask = targets(codes, model.config.delays, model.config.initial)
-    hidden = model.hidden(read, given)
-    sums = chunked_sums(model, hidden, predicted, mask, config)
-    return combine(sums, config)
+    parts = targets(codes, model.config.delays, model.config.initial)
+    fill = ((0, 0), (0, 0), (0, _align(codes.shape[2]) - codes.shape[2]))
+    read, predicted, mask = (jnp.pad(part, fill) for part in parts)  # Masked: no targets.
+    return chunked_sums(model, model.hidden(read, given), predicted, mask, config)
 
 
 def chunked_sums(
@@ -70,8 +82,8 @@ def chunked_sums(
     config: LossConfig,
 ) -> Sums:
     """Sums over chunks of frames; a chunk's logits are computed again for its gradient."""
-    size = min(config.chunk_frames, hidden.shape[1])
-    parts = tuple(_cut(a, size) for a in (hidden, predicted.swapaxes(1, 2), mask.swapaxes(1, 2)))
+    count = -(-hidden.shape[1] // _align(config.chunk_frames))
+    parts = tuple(_cut(a, count) for a in (hidden, predicted.swapaxes(1, 2), mask.swapaxes(1, 2)))
 
     @jax.checkpoint
     def add(total: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
@@ -83,9 +95,13 @@ def chunked_sums(
     return total
 
 
-def _cut(x: Array, size: int) -> Array:
-    """Pads the frames with zeros (masked: no targets) and cuts them into chunks in front."""
-    count = -(-x.shape[1] // size)
+def _align(frames: int) -> int:
+    return -(-frames // ALIGNED) * ALIGNED
+
+
+def _cut(x: Array, count: int) -> Array:
+    """Pads the frames with zeros (masked: no targets) and cuts them into equal chunks in front."""
+    size = _align(-(-x.shape[1] // count))
     padded = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1]), (0, 0)))
     return padded.reshape(x.shape[0], count, size, x.shape[2]).swapaxes(0, 1)
 

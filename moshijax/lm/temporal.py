@@ -41,10 +41,9 @@ class Temporal(nnx.Module):
             x = split_rows(self.text_embedding(codes[:, 0]))
             if self.audio_embeddings is None:
                 return x
-            rows, streams, length = codes.shape
-            flat = codes[:, 1:].swapaxes(1, 2).reshape(rows * length, streams - 1)
-            audio = self.audio_embeddings(flat, tuple(range(streams - 1)))
-            return x + split_rows(audio).sum(axis=1).reshape(x.shape)
+            codes = codes[:, 1:].swapaxes(1, 2)
+            audio = self.audio_embeddings(codes, tuple(range(codes.shape[2])))
+            return x + split_rows(audio).sum(axis=2)
 
     def __call__(
         self,

@@ -17,3 +17,14 @@ def split_rows(x: jax.Array, axis: int = 0) -> jax.Array:
         return x
     spec = (None,) * axis + (ROWS,) + (None,) * (x.ndim - axis - 1)
     return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def gather_table(x: jax.Array) -> jax.Array:
+    """The same table of vectors, whole on every device where there is a mesh.
+
+    Else XLA looks each device's part of every vector up for the rows of all others, and sends the
+    results, which are many more than the entries.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P())

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from moshijax.nn.linear import Linear, truncated, uniform
+from moshijax.nn.rows import gather_table
 
 
 def make_linears(number: int, in_features: int, out_features: int, rngs: nnx.Rngs) -> Linear:
@@ -73,7 +74,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, codes: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Looks every code up."""
-        table = self.table[...]
+        table = gather_table(self.table[...])
         absent = (codes < 0)[..., None]
         codes = jnp.maximum(codes, 0)
         if self.first is None or self.second is None:
@@ -101,10 +102,12 @@ class CodeEmbeddings(nnx.Module):
         low = low_rank is not None and number > 0
         self.low_rank: Any = make_linears(number, low_rank, dim, rngs) if low else None
 
-    def __call__(self, codes: Int[Array, "B K"], tables: tuple[int, ...]) -> Float[Array, "B K D"]:
-        """Looks `codes[:, i]` up in the table number `tables[i]`."""
+    def __call__(
+        self, codes: Int[Array, "*B K"], tables: tuple[int, ...]
+    ) -> Float[Array, "*B K D"]:
+        """Looks `codes[..., i]` up in the table number `tables[i]`."""
         # One gather: a slice of the stacked tables would be copied first.
-        found = self.table[...][np.array(tables)[None], jnp.maximum(codes, 0)]
+        found = gather_table(self.table[...])[np.array(tables), jnp.maximum(codes, 0)]
         y = jnp.where((codes < 0)[..., None], 0.0, found)
         return y if self.low_rank is None else map_steps(self.low_rank, y, tables)
 

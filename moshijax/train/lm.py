@@ -21,8 +21,7 @@ from moshijax.convert.lm import abstract_lm, load_lm
 from moshijax.convert.tables import few
 from moshijax.data import windows
 from moshijax.lm.config import MoshiConfig
-from moshijax.lm.delays import targets
-from moshijax.lm.losses import LossConfig, chunked_sums, combine, lm_loss
+from moshijax.lm.losses import LossConfig, combine, lm_loss, stream_sums
 from moshijax.lm.moshi import Moshi, cast
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves
@@ -80,9 +79,7 @@ class LMTask:
     def evaluate(self, state: State, frozen: Any, batch: Any) -> Any:
         """Sums of cross entropies and of their weights."""
         del frozen
-        model, config, codes = cast(state.model, self.dtype), self.model_config, batch["codes"]
-        read, predicted, mask = targets(codes, config.delays, config.initial)
-        return chunked_sums(model, model.hidden(read), predicted, mask, self.loss_config)
+        return stream_sums(cast(state.model, self.dtype), batch["codes"], self.loss_config)
 
     def summarize(self, sums: Any) -> dict[str, float]:
         """Losses of a whole set, and the perplexities of text and codes."""

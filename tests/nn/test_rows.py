@@ -1,29 +1,44 @@
+import re
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moshijax import sharding
-from moshijax.nn.rows import ROWS, split_rows
+from moshijax.nn.rows import ROWS, gather_table, split_rows
 
 
-def test_rows_stay_split_although_the_weights_are_split_over_the_same_axis():
+def compiled(embed):
+    """Looks codes up, both split over the mesh, and compiles it."""
     mesh = sharding.make_mesh(dict(data=2, fsdp=4))
     table = jax.ShapeDtypeStruct(
         (64, 16), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp"))
     )
     codes = jax.ShapeDtypeStruct((8, 6), jnp.int32, sharding=NamedSharding(mesh, P(ROWS)))
 
-    def embed(table, codes):
+    def run(table, codes):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return split_rows(table[codes])
+            return embed(table, codes)
 
-    compiled = jax.jit(embed).lower(table, codes).compile()
-    assert compiled.output_shardings.shard_shape((8, 6, 16)) == (1, 6, 16)
+    return jax.jit(run).lower(table, codes).compile()
+
+
+def test_rows_stay_split_although_the_weights_are_split_over_the_same_axis():
+    program = compiled(lambda table, codes: split_rows(table[codes]))
+    assert program.output_shardings.shard_shape((8, 6, 16)) == (1, 6, 16)
     assert tuple(sharding.BATCH) == (ROWS,)
+
+
+def test_a_table_is_gathered_and_not_what_is_looked_up_in_it():
+    program = compiled(lambda table, codes: split_rows(gather_table(table)[codes]))
+    assert re.findall(r"= (\S+?)\{\S* (all-[\w-]+)\(", program.as_text()) == [
+        ("f32[64,16]", "all-gather")
+    ]
 
 
 def test_without_a_mesh_nothing_happens():
     x = jnp.ones((3, 2))
     assert split_rows(x) is x
     assert split_rows(x, axis=1) is x
+    assert gather_table(x) is x
