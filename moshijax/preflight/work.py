@@ -83,9 +83,17 @@ def _in_memory(type_text: str) -> float:
 
 def traffic(module: hlo.Module, op: hlo.Instruction, types: Mapping[str, str]) -> float:
     """Bytes that an instruction reads from and writes to the main memory."""
+    if op.opcode == "async-start":
+        inside = module.computations.get(op.called or "", [])
+        inner_types = {o.name: o.type for o in inside}
+        return sum(traffic(module, o, inner_types) for o in inside if o.opcode not in FREE)
+    if op.opcode.endswith("-done"):
+        return 0.0  # Its start is counted.
+    if op.opcode.endswith("-start") and op.opcode != "all-reduce-start":
+        return _in_memory(op.type)  # Their types name their input, too.
     operands = [types.get(name, "") for name in op.operands]
     if op.opcode in SLICES:
-        return 2 * _in_memory(op.type)
+        return bool(_in_memory(operands[0])) * hlo.size(op.type) + _in_memory(op.type)
     if op.opcode == "dynamic-update-slice":
         return 2 * _in_memory(operands[1])
     inner = module.computations.get(op.called or "", []) if op.opcode == "fusion" else []

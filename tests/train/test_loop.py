@@ -148,7 +148,7 @@ def test_too_many_rollbacks_stop_the_run(tmp_path):
 
 
 def test_truncated_checkpoint_falls_back_to_the_one_before(whole, tmp_path):
-    stopped_at(9, tmp_path)
+    stopped_at(10, tmp_path)
     newest = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert newest > 6
     for file in (tmp_path / "checkpoints" / str(newest)).rglob("d/*"):
