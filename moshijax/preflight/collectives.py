@@ -61,8 +61,15 @@ def _collectives(
 
 
 def _nested(module: hlo.Module, name: str | None) -> Iterator[hlo.Instruction]:
-    for op in module.computations.get(name or "", []):
-        yield op
+    ops = module.computations.get(name or "", [])
+    # A reduce-scatter of a TPU: the links carry but the slice that each chip keeps of the sum.
+    scatters = (name or "").startswith("all-reduce-scatter")
+    kept = next((op.type for op in ops if op.root), "")
+    for op in ops:
+        if scatters and op.opcode == "all-reduce":
+            yield op._replace(opcode="reduce-scatter", type=kept)
+        else:
+            yield op
         if op.opcode == "fusion":
             yield from _nested(module, op.called)
 

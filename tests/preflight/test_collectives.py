@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from moshijax.preflight import collectives
+from moshijax.preflight import collectives, hlo
 from moshijax.preflight.topology import Slice
 from moshijax.train.chips import CHIPS
 from tests.preflight.test_hlo import MODULE
@@ -60,6 +60,26 @@ def test_bytes_are_multiplied_by_trips_and_pieces_counted_once():
     assert (permute.bytes, permute.times, permute.overlapped) == (64 * 256 * 2, 24, True)
     assert found["all-reducedata+fsdp"].bytes == 4
     assert len(found) == 4
+
+
+SCATTERED = """
+%all-reduce-scatter.1 (input: bf16[64,128]) -> bf16[16,128] {
+  %input = bf16[64,128]{1,0} parameter(0)
+  %all-reduce.1 = bf16[64,128]{1,0} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}
+  ROOT %dynamic-slice.1 = bf16[16,128]{1,0} dynamic-slice(%all-reduce.1, %n, %n)
+}
+
+ENTRY %main (p: bf16[64,128]) -> bf16[16,128] {
+  %p = bf16[64,128]{1,0} parameter(0)
+  ROOT %fusion = bf16[16,128]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_a_fused_all_reduce_and_slice_is_a_reduce_scatter():
+    (found,) = collectives.find(hlo.parse(SCATTERED), place())
+    assert (found.kind, found.axes, found.bytes) == ("reduce-scatter", "fsdp", 16 * 128 * 2)
+    assert found.seconds == pytest.approx(3 * 16 * 128 * 2 / LINK)
 
 
 def test_rings_are_twice_as_fast_as_lines_and_sides_add_up():
