@@ -36,13 +36,12 @@ def attend_few(
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
     """Attends to a handful of keys, which would fill but a corner of a TPU's matrix unit."""
-    by_products = functools.partial(attend, mask=mask)
 
-    def turned(q: Array, k: Array, v: Array) -> Array:
-        return by_products(q, k.transpose(0, 2, 3, 1), v.swapaxes(1, 2))
+    def by_products(q: Array, k: Array, v: Array) -> Array:
+        return attend(q, k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), mask)
 
     by_sums = functools.partial(_attend_by_sums, mask=mask)
-    return jax.lax.platform_dependent(q, k, v, tpu=by_sums, default=turned)
+    return jax.lax.platform_dependent(q, k, v, tpu=by_sums, default=by_products)
 
 
 def _attend_by_sums(

@@ -83,8 +83,8 @@ def place(task: Task, mesh: Mesh | AbstractMesh, seed: int, vmem_kib: int = 0) -
 def compiler_options(device: Any, vmem_kib: int = 0) -> dict[str, int]:
     """What the compiler for a device, or for none, is told beside its defaults.
 
-    Of matrix products whose blocks may fill more of the vector memory than its 16 MiB, it counts
-    5 to 20% fewer cycles on v5e and v5p, and takes longer to compile them.
+    Of matrix products whose blocks may fill more of the vector memory than by default, it counts 5
+    to 20% fewer cycles on v5e and v5p, and takes longer to compile them.
     """
     if device is None or device.platform != "tpu":
         return {}
