@@ -11,11 +11,12 @@ STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.45 system-ui, sans-serif; margin: 1rem auto; max-width: 60rem;
        padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .2rem .7rem .2rem 0; text-align: right; white-space: nowrap; }
+@media (max-width: 30rem) { table { font-size: .8rem; } }
+th, td { padding: .2rem .7rem .2rem 0; text-align: right; white-space: pre; }
 th { font-weight: 500; opacity: .7; } tr + tr { border-top: 1px solid #8884; }
 .text { text-align: left; } p { margin: .4rem 0; } .note { font-size: .85rem; opacity: .8; }
 .fits { color: #18794e; } .not { color: #c62a2f; }
