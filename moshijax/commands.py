@@ -62,6 +62,9 @@ def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
             line = str(error).strip().splitlines()[-1]
             _refuse(program, ValueError(line.removeprefix("ValueError: ")))
         except (AttributeError, KeyError) as error:
+            if isinstance(error, AttributeError) and error.name == "get_config":
+                remedy = "name an experiment, such as configs/moshi.py"
+                _refuse(program, ValueError(f"--config: that file has no get_config(): {remedy}."))
             _refuse(program, ValueError(f"unknown config key {error.args[0]}"))
         except (ValueError, TypeError, OSError) as error:
             _refuse(program, error)

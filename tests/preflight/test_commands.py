@@ -75,8 +75,17 @@ def _without_libtpu(monkeypatch):
     ],
 )
 def test_wrong_command_ends_with_one_sentence(extra, sentence):
-    line = [sys.executable, "-m", "moshijax.preflight", "--config", "tests/preflight/stack.py"]
-    result = subprocess.run([*line, *extra], cwd=ROOT, capture_output=True, text=True)
+    refused(["--config", "tests/preflight/stack.py", *extra], sentence)
+
+
+def test_a_file_that_is_no_experiment_is_refused():
+    sentence = "preflight: --config: that file has no get_config(): name an experiment"
+    refused(["--config", "configs/common.py", "--topology", "v5e:2x2"], sentence)
+
+
+def refused(arguments, sentence):
+    line = [sys.executable, "-m", "moshijax.preflight", *arguments]
+    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
