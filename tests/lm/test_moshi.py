@@ -38,11 +38,13 @@ def test_gradients_are_finite_and_reach_everything():
 
 
 def test_chunks_give_the_loss_and_the_gradient_of_the_whole():
+    long = jnp.asarray(random_codes(model.config, 2, 21))  # Filled up to 24, and in chunks to 32.
+
     def at(frames):
         config = LossConfig(chunk_frames=frames)
-        return jax.jit(jax.value_and_grad(lambda m: lm_loss(m, codes, config)[0]))(model)
+        return jax.jit(jax.value_and_grad(lambda m: lm_loss(m, long, config)[0]))(model)
 
-    (a, da), (b, db) = at(5), at(12)
+    (a, da), (b, db) = at(16), at(24)
     np.testing.assert_allclose(a, b, rtol=1e-6)
     for x, y in zip(jax.tree.leaves(da), jax.tree.leaves(db), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
