@@ -171,7 +171,7 @@ def adamw(
 
 def language_model(preset: str, **overrides: object) -> dict[str, object]:
     """A language model; `load` is a weights file of `load_preset`, or a work directory."""
-    usual = dict(remat="attention", kernel="splash")
+    usual = dict(remat="attention", kernel="fused")
     return dict(
         preset=preset,
         overrides=usual | overrides,

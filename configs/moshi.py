@@ -4,8 +4,10 @@
         --config.data.train='codes/train-*.array_record' \
         --config.evaluation.sets.test='codes/test-*.array_record'
 
-Stage 1 is the pre-training of table 1's last columns: a million steps of 16 hours of audio in
-windows of 5 minutes, temporal and depth learning rates of 3e-5 and 2e-4, acoustic delay 2.
+Stage 1 has the sizes of the pre-training in table 1: a million steps of 16 hours of audio in
+windows of 5 minutes, temporal and depth learning rates of 3e-5 and 2e-4, acoustic delay 2. All
+steps are audio: the paper's are half text alone, with an optimizer of its own, and it masks and
+shifts the text at random, which this experiment does not.
 `--config.model.load=helium.safetensors --config.model.load_preset=helium_7b` begins at Helium.
 Shards hold arrays [17, T] of codes (moshijax/data/windows.py); `made:NUMBER` needs no data.
 

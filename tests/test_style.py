@@ -38,6 +38,15 @@ def forbidden_calls(tree):
                 yield node.lineno
 
 
+def long_functions(tree):
+    """Names of functions of over 60 lines, docstring left out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            if (node.end_lineno or 0) - first.lineno >= 60:
+                yield node.name
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_module_is_pure_and_short(path):
     text = path.read_text()
@@ -45,6 +54,7 @@ def test_module_is_pure_and_short(path):
     assert not list(self_assignments(tree)), "assignment to self outside __init__"
     assert not list(forbidden_calls(tree)), "config.get, set_value or nnx transform"
     assert len(text.splitlines()) <= 300
+    assert not list(long_functions(tree)), "a function of over 60 lines"
     assert "TODO" not in text
 
 
@@ -52,3 +62,6 @@ def test_rules_catch_what_they_forbid():
     bad = ast.parse("class A(nnx.Module):\n def f(self):\n  self.x = 1\n")
     assert list(self_assignments(bad)) == [3]
     assert list(forbidden_calls(ast.parse("config.get('a')\nnnx.jit(f)"))) == [1, 2]
+    body = "".join(f"  x = {i}\n" for i in range(61))
+    assert list(long_functions(ast.parse(f'def f():\n  """Text."""\n{body}'))) == ["f"]
+    assert not list(long_functions(ast.parse(f"def f():\n{body[:-9]}")))

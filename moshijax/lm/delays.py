@@ -1,4 +1,13 @@
-"""Streams shifted against each other in time (Moshi, section 3.4.2)."""
+"""Streams shifted against each other in time (Moshi, section 3.4.2).
+
+With delays (0, 1) and the initial code i, the streams a0 a1 a2 and b0 b1 b2 become, delayed,
+
+    a0 a1 a2
+    i  b0 b1
+
+and b2 is lost. At frame t a model reads column t - 1 (the initial codes at t = 0) and predicts
+column t.
+"""
 
 import jax.numpy as jnp
 import numpy as np

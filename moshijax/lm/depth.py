@@ -35,7 +35,7 @@ def attend_few(
     v: Float[Array, "B S N H"],
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
-    """Attends to a handful of keys, which would fill but a corner of a TPU's matrix unit."""
+    """Attention over up to 32 keys; on a TPU without the MXU, of whose tiles they fill a corner."""
 
     def by_products(q: Array, k: Array, v: Array) -> Array:
         return attend(q, k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), mask)
@@ -50,9 +50,9 @@ def _attend_by_sums(
     v: Float[Array, "B S N H"],
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
-    """By sums of products, which the compiler lays out with the rows side by side."""
+    """By elementwise products and sums, which XLA:TPU lays out with the rows B in the lanes."""
     wide = jnp.float32
-    products = q.astype(wide)[:, :, None] * k.astype(wide)[:, None]
+    products = q.astype(wide)[:, :, None] * k.astype(wide)[:, None]  # [B, T, S, N, H]
     logits = products.sum(-1) * q.shape[-1] ** -0.5
     logits = jnp.where(mask[..., None], logits, jnp.finfo(wide).min)
     weights = jax.nn.softmax(logits, axis=2).astype(v.dtype)

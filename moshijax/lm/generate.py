@@ -51,7 +51,8 @@ class LiveState(NamedTuple):
     """Everything a session needs from frame to frame."""
 
     temporal: State
-    codes: Int[Array, "B K S"]  # delayed; slot i holds the newest frame that is i modulo S
+    # A ring in delayed time, S = max_delay + 2: what step t reads of a stream is in slot t % S.
+    codes: Int[Array, "B K S"]
     frames: Int[Array, "B"]  # steps that the row has taken
     recent: Int[Array, "B R"]  # its last text pieces
 
@@ -89,7 +90,7 @@ def restart(model: Moshi, rows: Bool[Array, "B"], state: LiveState) -> LiveState
     guided = _is_guided(state)
     fresh = init_state(model, rows.shape[0], guided=guided)
     axes = batch_axes(model.temporal.init_state)
-    # Only the position of a cache starts again; what its slots hold is then out of sight.
+    # Only the position of a KV cache starts again: its mask hides what the slots still hold.
     temporal = hold_rows(~_twice(rows, guided), state.temporal, fresh.temporal, axes)
     others = select_rows(rows, fresh[1:], tuple(state[1:]), (0, 0, 0))
     return LiveState(temporal, *others)
@@ -175,7 +176,7 @@ def _twice(rows: Array, guided: bool) -> Array:
 
 
 def _hear(model: Moshi, state: LiveState, given: Int[Array, "B Q"]) -> Int[Array, "B K S"]:
-    """Writes the user's codes where their delays put them."""
+    """Writes the user's codes of frame t of stream k into the slot of step t + delay k."""
     config = model.config
     first = 1 + config.num_generated
     late = jnp.array(config.delays[first:], jnp.int32)[None]
@@ -265,13 +266,15 @@ def _write(
     chosen: Int[Array, "B G"],
     temporal: State,
 ) -> tuple[LiveState, Int[Array, "B G"]]:
-    """Keeps what was chosen, and reads the newest frame that is whole, aligned."""
+    """Writes what was chosen, and reads the newest frame whose streams are all there, aligned."""
     config, size, streams = model.config, codes.shape[2], chosen.shape[1]
+    # What is chosen at step t is read at step t + 1, so it goes into that slot.
     frames = state.frames + 1
     rows = jnp.arange(chosen.shape[0])[:, None]
     own = jnp.arange(streams)[None]
     codes = codes.at[rows, own, (frames % size)[:, None]].set(chosen)
     late = jnp.array(config.delays[:streams], jnp.int32)[None]
+    # Stream k of the aligned frame f lies at f + delay k; the newest f is frames - max_delay.
     aligned = codes[rows, own, (frames[:, None] - config.max_delay + late) % size]
     aligned = jnp.where((frames > config.max_delay)[:, None], aligned, UNGENERATED)
     text = chosen[:, :1]

@@ -17,16 +17,22 @@ from moshijax.nn.rope import rotate
 from moshijax.nn.streaming import pick_rows
 
 
-RESIDUALS = "attention_residuals"  # The name of what a kernel keeps for its gradient.
-KERNELS = ("xla", "splash")  # How a whole stream is attended to; splash on TPUs only.
-FEW = 4  # Up to this many queries a CPU does better to take them one by one.
+# Names of intermediate values that rematerialisation may keep (`transformer.REMAT`).
+ATTENDED = "attended"  # the output of attention
+RESIDUALS = "attention_residuals"  # what the splash kernel keeps for its gradient
+KERNELS = ("xla", "fused")  # How a whole stream is attended to; see fused.py.
+FEW = 4  # queries; up to so many, a CPU is faster with one matrix-vector product each
 SMALL = 128  # slots; a cache of up to so many is always read whole
 
 
 class KVCache(NamedTuple):
-    """A ring of keys and values; slot i holds the newest position that is i modulo S."""
+    """A ring of keys and values: position p lies in slot p % S, until p + S takes its place.
 
-    k: Float[Array, "B N H S"]  # Turned: a CPU would turn it before each product.
+    With S = 4 and 6 frames written (`end` = 6) the slots hold the positions 4, 5, 2, 3.
+    """
+
+    # Transposed, [H, S]: XLA:CPU would copy [S, H] into this layout before each q @ k^T.
+    k: Float[Array, "B N H S"]
     v: Float[Array, "B N S H"]
     end: Int[Array, "B"]  # The position of the row's next frame.
 
@@ -43,6 +49,8 @@ def extend(
     # before it, next to the whole chunk.
     size = cache.v.shape[2]
     last = cache.end[:, None] + k.shape[1] - 1
+    # Slot s holds the newest position p <= last with p % size == s, which is
+    # last - (last - s) % size; before the ring is full that is negative for empty slots.
     positions = last - (last - jnp.arange(size)[None]) % size
     k, v = k.astype(cache.k.dtype), v.astype(cache.v.dtype)
     write = jax.lax.platform_dependent
@@ -70,8 +78,10 @@ def _rewrite(
     v: Float[Array, "B T N H"],
     positions: Int[Array, "B S"],
 ) -> KVCache:
-    """Writes every slot anew, since a TPU turns a whole cache to write into it and back."""
-    frames = positions - cache.end[:, None]  # of the chunk; negative: the slot keeps what it has
+    """Writes every slot anew; for a scatter XLA:TPU transposes the whole cache and back."""
+    # Which frame of the chunk each slot takes; negative: the slot keeps what it has.
+    frames = positions - cache.end[:, None]
+    # One-hot [B, S, T], so that the frames are picked by a product on the MXU.
     chosen = (frames[..., None] == jnp.arange(k.shape[1])[None, None]).astype(k.dtype)
     written = (frames >= 0)[:, None]
     new_k = jnp.einsum("bst,btnh->bnhs", chosen, k, precision="highest")
@@ -103,7 +113,10 @@ def _attend_query_by_query(
     v: Float[Array, "B N S H"],
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
-    """Reads the cache in place; a matrix product on a CPU would copy it into another order."""
+    """By matrix-vector products, which read the cache in place.
+
+    XLA:CPU copies the operands of a matrix product into tiles first.
+    """
     parts = [slice(i, i + 1) for i in range(q.shape[1])]
     return jnp.concatenate([_attend_at_once(q[:, p], k, v, mask[:, p]) for p in parts], axis=1)
 
@@ -205,7 +218,7 @@ class SlidingAttention(nnx.Module):
         if kernel not in KERNELS:
             raise ValueError(f"attention kernel {kernel!r} is unknown; there are {KERNELS}")
         self.kernel = kernel
-        # Separate leaves: a fused kernel makes XLA re-lay every gathered weight on a TPU.
+        # Separate leaves: XLA:TPU copies each all-gathered weight of a fused qkv to another layout.
         self.q, self.k, self.v, self.out = (
             Linear(dim, dim, use_bias=False, rngs=rngs) for _ in range(4)
         )
@@ -245,10 +258,7 @@ class SlidingAttention(nnx.Module):
             ages = positions[:, :, None] - written[:, None]
             mask = _within(ages, self.context) & (written >= 0)[:, None]
             y = attend_filled(q, state, mask)
-        y = y.reshape(x.shape)
-        if self.kernel == "xla":  # The other kernel names what it gives by itself.
-            y = checkpoint_name(y, "attended")
-        return checkpoint_name(self.out(y), "attention_out"), state
+        return checkpoint_name(self.out(y.reshape(x.shape)), "attention_out"), state
 
     def _attend_whole(
         self,
@@ -258,12 +268,11 @@ class SlidingAttention(nnx.Module):
     ) -> Float[Array, "B T N H"]:
         banded = functools.partial(attend_banded, context=self.context)
         if self.kernel == "xla":
-            return banded(q, k, v)
-        # Here, since importing the kernel takes long and few need it.
-        from moshijax.nn.splash import attend_splash
+            return checkpoint_name(banded(q, k, v), ATTENDED)
+        # Imported here: Pallas takes long to import, and few models need it.
+        from moshijax.nn.fused import attend_fused
 
-        splash = functools.partial(attend_splash, context=self.context)
-        return jax.lax.platform_dependent(q, k, v, tpu=splash, default=banded)
+        return attend_fused(q, k, v, self.context, banded)
 
     def _heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
         return x.reshape(*x.shape[:2], self.num_heads, -1)

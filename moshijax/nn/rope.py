@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 def rotate(
     x: Float[Array, "B T N H"], positions: Int[Array, "#B T"], max_period: float
 ) -> Float[Array, "B T N H"]:
-    """Turns the pair (2i, 2i + 1) of each head by `position * max_period ** (-2i / H)`."""
+    """Rotates the pair (2i, 2i + 1) of each head by `position * max_period ** (-2i / H)`."""
     pairs = x.shape[-1] // 2
     rates = jnp.exp(jnp.arange(pairs, dtype=jnp.float32) * (-math.log(max_period) / pairs))
     # sin needs float32: bfloat16 rounds position 257 to 256.
@@ -28,11 +28,14 @@ def _by_pairs(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def _by_product(x: Array, cos: Array, sin: Array) -> Array:
-    """Swaps the two of each pair by a matrix of signs: a TPU stores an axis of two 64-fold."""
+    """Rotates as `x cos + (x S) sin`, where S maps the pair (a, b) to (-b, a).
+
+    A TPU pads the last axis of an array to 128 lanes, so [.., H/2, 2] would take 64 times as much.
+    """
     first = np.arange(0, x.shape[-1], 2)
     swap = np.zeros((x.shape[-1], x.shape[-1]), np.float32)
     swap[first + 1, first], swap[first, first + 1] = -1, 1
-    # Every sum has one term, so it is exact.
+    # Each sum has one term that is not zero, so the product is exact.
     exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     turned = jnp.einsum("btnh,hk->btnk", x, jnp.asarray(swap, x.dtype), precision=exact)
     cos, sin = (jnp.repeat(a, 2, axis=-1) for a in (cos, sin))

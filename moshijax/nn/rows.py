@@ -1,7 +1,7 @@
-"""Keeps the rows of activations split over a mesh.
+"""Sharding constraints inside of models: activations by rows, tables of vectors whole.
 
-Parameters are split over `fsdp`, too. Where a program does not say which of the two it wants,
-XLA may gather the rows of a whole batch on every device and repeat their work there.
+Both the batch and the parameters are sharded over `fsdp`. Without a constraint the partitioner
+may all-gather the activations instead of the weights, and every device then computes all rows.
 """
 
 import jax
@@ -12,7 +12,7 @@ ROWS = ("data", "fsdp")  # The mesh axes that split a batch, as sharding.py has 
 
 
 def split_rows(x: jax.Array, axis: int = 0) -> jax.Array:
-    """The same array, split along its rows where there is a mesh."""
+    """Constrains an array to be sharded along its rows; without a mesh returns it as it is."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     spec = (None,) * axis + (ROWS,) + (None,) * (x.ndim - axis - 1)
@@ -20,10 +20,10 @@ def split_rows(x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def gather_table(x: jax.Array) -> jax.Array:
-    """The same table of vectors, whole on every device where there is a mesh.
+    """All-gathers a table of vectors [V, D] before lookup; without a mesh returns it as it is.
 
-    Else XLA looks each device's part of every vector up for the rows of all others, and sends the
-    results, which are many more than the entries.
+    The table is sharded over D. Left to itself the partitioner looks up the slices of D for all
+    rows of the batch on each device and sends these [B, T, D], which is more than [V, D].
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x

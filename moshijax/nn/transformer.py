@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from moshijax.nn.attention import RESIDUALS, KVCache, SlidingAttention
+from moshijax.nn.attention import ATTENDED, RESIDUALS, KVCache, SlidingAttention
 from moshijax.nn.cross import CrossAttention, Source
 from moshijax.nn.linear import Linear
 from moshijax.nn.norms import LayerNorm, RMSNorm
@@ -26,11 +26,11 @@ policies = jax.checkpoint_policies
 # What of a block is kept from the forward pass to its gradient; the rest is computed again.
 REMAT = {
     "full": policies.nothing_saveable,
-    "attention": policies.save_only_these_names("attended", RESIDUALS),
-    "qkv": policies.save_only_these_names("q", "k", "v", "attended", RESIDUALS),
-    "mlp": policies.save_only_these_names("attended", RESIDUALS, "gate", "up"),
+    "attention": policies.save_only_these_names(ATTENDED, RESIDUALS),
+    "qkv": policies.save_only_these_names("q", "k", "v", ATTENDED, RESIDUALS),
+    "mlp": policies.save_only_these_names(ATTENDED, RESIDUALS, "gate", "up"),
     "products": policies.save_only_these_names(
-        "q", "k", "v", "attended", RESIDUALS, "attention_out", "gate", "up"
+        "q", "k", "v", ATTENDED, RESIDUALS, "attention_out", "gate", "up"
     ),
     "none": policies.everything_saveable,
 }
