@@ -8,7 +8,6 @@ Nothing is trained: the model is frozen, the state is that of the sessions, a st
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -16,6 +15,7 @@ from ml_collections import ConfigDict
 from moshijax.lm.generate import LiveState, Settings, init_state, step
 from moshijax.lm.moshi import Moshi, cast
 from moshijax.nn.transformer import unstack
+from moshijax.train import settings
 from moshijax.train.lm import frame_flops, model_config
 from moshijax.train.plan import Plan
 
@@ -31,7 +31,8 @@ class LiveTask:
 
     def __init__(self, config: ConfigDict) -> None:
         self.model_config = model_config(config.model)
-        self.dtype, self.rows = jnp.dtype(config.compute_dtype), config.batch_size
+        self.dtype = settings.dtype(config.compute_dtype, "compute_dtype")
+        self.rows = settings.whole(config.batch_size, "batch_size", 1)
         self.frozen = jax.eval_shape(self.make, jax.random.key(0))
 
     def make(self, key: jax.Array) -> Moshi:

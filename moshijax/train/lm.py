@@ -21,12 +21,12 @@ from moshijax.convert.lm import abstract_lm, load_lm
 from moshijax.convert.tables import few
 from moshijax.data import windows
 from moshijax.lm.config import MoshiConfig
-from moshijax.lm.losses import LossConfig, combine, lm_loss, stream_sums
+from moshijax.lm.losses import FORMS, LossConfig, combine, lm_loss, stream_sums
 from moshijax.lm.moshi import Moshi, cast
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.transformer import REMAT
-from moshijax.train import loop, optim
+from moshijax.train import loop, optim, settings
 from moshijax.train.plan import Plan
 from moshijax.train.workdir import load_leaves
 
@@ -50,8 +50,8 @@ class LMTask:
     def __init__(self, config: ConfigDict) -> None:
         self.frozen: dict[str, Any] = {}
         self.model_config = model_config(config.model)
-        self.loss_config = LossConfig(**config.loss.to_dict())
-        self.dtype = jnp.dtype(config.compute_dtype)
+        self.loss_config = loss_config(config.loss)
+        self.dtype = settings.dtype(config.compute_dtype, "compute_dtype")
         self.parts = config.accumulate
         shapes = jax.eval_shape(self.make, jax.random.key(0))
         self.optimizer = optim.make(config.optimizer, config.num_steps, shapes)
@@ -88,6 +88,19 @@ class LMTask:
         named = {name: losses[name] for name in ("text_loss", "audio_loss_0") if name in losses}
         exp = {name.replace("loss", "perplexity"): float(np.exp(x)) for name, x in named.items()}
         return losses | exp
+
+
+def loss_config(spec: ConfigDict) -> LossConfig:
+    """The weights of the loss.
+
+    Raises:
+        UserError: an unknown form, or a number that no run can have.
+    """
+    settings.one_of(spec.form, "loss.form", FORMS)
+    for name in ("padding_weight", "semantic_weight"):
+        settings.number(spec[name], f"loss.{name}")
+    settings.whole(spec.chunk_frames, "loss.chunk_frames", 1)
+    return LossConfig(**spec.to_dict())
 
 
 def model_config(spec: ConfigDict) -> MoshiConfig:
@@ -133,8 +146,15 @@ def frame_flops(config: MoshiConfig, length: int) -> float:
     return flops
 
 
+def _check(config: ConfigDict) -> None:
+    """Raises UserError for a size that no run can have."""
+    settings.check(config)
+    settings.whole(config.data.length, "data.length", 1)
+
+
 def plan(config: ConfigDict) -> Plan:
     """The task, the shapes of its batches, and what may be chosen without changing the result."""
+    _check(config)
     task = LMTask(config)
     rows, length = config.batch_size, config.data.length
     shape = (rows, task.model_config.num_streams, length)
@@ -182,7 +202,7 @@ def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[st
 
 def run(config: ConfigDict, workdir: str) -> Any:
     """Trains a config in its work directory, from where it stands; returns the state."""
-    loop.claim(pathlib.Path(workdir), config)
+    _check(config)
     task = LMTask(config)
     data, model = config.data, task.model_config
     train_data = windows.TrainWindows(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from moshijax import hosts, sharding
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.train import flops
+from moshijax.train import flops, settings
 from moshijax.train.feed import EvalData, TrainData, read_ahead
 from moshijax.train.log import Log
 from moshijax.train.program import Program, Task, all_finite, evaluate, place
@@ -250,10 +250,12 @@ def train(
     for the mesh takes the place of the leaves of these names.
 
     Raises:
-        ValueError: the directory is another config's, or the batch does not fit the mesh.
+        ValueError: the directory is another config's, the batch does not fit the mesh, or a value
+            of the config is one that no run can have.
         RuntimeError: the loss was not finite more often than `config.max_rollbacks`.
         Stopped: SIGTERM or SIGINT came to any of the run's processes; the state is saved.
     """
+    settings.check(config)
     mesh = sharding.make_mesh(config.mesh.to_dict())
     sharding.check_batch_size(config.batch_size, mesh)
     path = pathlib.Path(workdir)

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.sharding import match_one
+from moshijax.train import settings
 
 
 KINDS = {
@@ -44,9 +46,9 @@ def make_schedule(shape: str, num_steps: int, warmup_steps: int) -> optax.Schedu
         ValueError: an unknown shape, or a warm-up that leaves nothing of the run.
     """
     if shape not in SHAPES:
-        raise ValueError(f"optimizer.schedule: {shape!r} is unknown, take one of {list(SHAPES)}.")
+        raise UserError(f"optimizer.schedule: {shape!r} is unknown, take one of {list(SHAPES)}.")
     if not 0 <= warmup_steps < num_steps:
-        raise ValueError(
+        raise UserError(
             f"optimizer.warmup_steps: {warmup_steps} steps of warm-up do not fit a run of "
             f"{num_steps} steps: shorten the warm-up or lengthen the run."
         )
@@ -104,14 +106,16 @@ class Optimizer(NamedTuple):
 def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
     """The optimizer of `config` for the parameters of `model` (arrays or shapes).
 
-    Keys of `config`: `learning_rate`, `schedule`, `warmup_steps`, `clip_norm` (or None),
+    Keys of `config`: `learning_rate`, `schedule`, `warmup_steps`, `clip_norm` (None or 0: none),
     `weight_decay`, `options` (keywords by kind), and four tables over parameter names, in each of
     which every parameter matches exactly once: `kinds` (optimizer), `decay` and `rates`
     (factors of weight decay and learning rate), `frozen` (True where nothing changes).
 
     Raises:
-        ValueError: a parameter that a table does not match once, or an unknown kind.
+        ValueError: a parameter that a table does not match once, an unknown kind, or a number that
+            no run can have.
     """
+    _check(config)
     names = list(named_leaves(model))
     tables = {
         what: {n: match_one(n, getattr(config, what), f"optimizer.{what}") for n in names}
@@ -120,10 +124,9 @@ def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
     kinds, rates = tables["kinds"], tables["rates"]
     unknown = sorted(set(kinds.values()) - set(KINDS))
     if unknown:
-        raise ValueError(f"optimizer.kinds: {unknown} is unknown, take one of {list(KINDS)}.")
+        raise UserError(f"optimizer.kinds: {unknown} is unknown, take one of {list(KINDS)}.")
     frozen = frozenset(n for n in names if tables["frozen"][n])
-    options = config.options.to_dict()
-    transforms = {k: KINDS[k](**options.get(k, {})) for k in set(kinds.values())}
+    transforms = {kind: _transform(config, kind) for kind in set(kinds.values())}
     steps = {n: config.learning_rate * rates[n] for n in names}
     decay = {n: config.weight_decay * tables["decay"][n] for n in names}
 
@@ -137,6 +140,36 @@ def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
         optax.stateless(step_and_decay),
     )
     return Optimizer(transform, frozen, schedule, config.learning_rate)
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises UserError for a number that no run can have."""
+    most = {"learning_rate": settings.MAX_LEARNING_RATE, "weight_decay": 1.0}
+    for name, bound in most.items():
+        settings.number(config[name], f"optimizer.{name}", bound)
+    settings.whole(config.warmup_steps, "optimizer.warmup_steps", 0)
+    if config.clip_norm is not None:
+        settings.number(config.clip_norm, "optimizer.clip_norm")
+    for table in ("decay", "rates"):
+        for regex, factor in config[table]:
+            settings.number(factor, f"optimizer.{table}.{regex}")
+    for kind, options in config.options.items():
+        settings.one_of(kind, "optimizer.options", KINDS)
+        for name, found in options.items():
+            if isinstance(found, int | float):
+                settings.number(float(found), f"optimizer.options.{kind}.{name}")
+
+
+def _transform(config: ConfigDict, kind: str) -> optax.GradientTransformation:
+    """The optimizer of a kind with its keywords."""
+    options = config.options.to_dict().get(kind, {})
+    try:
+        return KINDS[kind](**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"config.optimizer.options.{kind}: {options} is refused ({error}): give the keywords "
+            f"of optax.{KINDS[kind].__name__}."
+        ) from error
 
 
 def accumulate(loss: Any, model: Any, batch: Any, parts: int) -> tuple[Any, dict[str, jax.Array]]:

@@ -5,6 +5,7 @@ import pytest
 from configs import helium, moshi
 from moshijax import sharding
 from moshijax.convert.lm import save_lm
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 from moshijax.train import lm
 from moshijax.train.workdir import load_leaves
@@ -98,3 +99,26 @@ def test_what_does_not_fit_is_one_sentence(file):
     nothing = tiny(file.parent, module=helium)
     with pytest.raises(ValueError, match="has no checkpoint: train it first"):
         leaves_of(nothing)
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "message"),
+    [
+        ("accumulate", 3, "config.accumulate: 3 pieces do not divide a batch of 8 rows"),
+        ("compute_dtype", "int32", "config.compute_dtype: 'int32' .* one of float32, bfloat16"),
+        ("data.length", 0, "config.data.length: 0 is refused"),
+        ("loss.chunk_frames", 0, "config.loss.chunk_frames: 0 is refused"),
+        ("loss.form", "papre", "config.loss.form: 'papre' is refused"),
+        ("loss.padding_weight", -0.5, "config.loss.padding_weight: -0.5 is refused"),
+        ("evaluation.batch_size", 0, "config.evaluation.batch_size: 0 is refused"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_run_and_plan_before_anything_is_done(
+    tmp_path, key, found, message
+):
+    config = tiny(None)
+    config.update_from_flattened_dict({key: found})
+    for attempt in (lambda: lm.run(config, str(tmp_path / "run")), lambda: lm.plan(config)):
+        with pytest.raises(UserError, match=message):
+            attempt()
+    assert not (tmp_path / "run").exists()

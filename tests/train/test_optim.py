@@ -5,6 +5,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from moshijax.errors import UserError
 from moshijax.train import optim
 from tests.train.toy import OPTIMIZER
 
@@ -117,3 +118,26 @@ def test_gradients_are_clipped_before_adam_sees_them():
     )
     np.testing.assert_allclose(metrics["update_norm"], 0.5 * 0.05 * 0.5, rtol=1e-5)
     assert metrics["grad_norm"] > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(learning_rate=1e30), r"optimizer.learning_rate: 1e\+30 .* from 0 to 1000\."),
+        (dict(learning_rate=-1e-3), r"optimizer.learning_rate: -0.001 is refused"),
+        (dict(learning_rate=float("nan")), "optimizer.learning_rate: nan is refused"),
+        (dict(weight_decay=-1e-3), "optimizer.weight_decay: -0.001 .* from 0 to 1"),
+        (dict(weight_decay=2.0), "optimizer.weight_decay: 2.0 is refused"),
+        (dict(clip_norm=-1.0), "optimizer.clip_norm: -1.0 .* a finite number from 0 on"),
+        (dict(clip_norm=float("inf")), "optimizer.clip_norm: inf is refused"),
+        (dict(warmup_steps=-1), "optimizer.warmup_steps: -1 is refused"),
+        (dict(rates=((".*", -1.0),)), r"optimizer.rates.\.\*: -1.0 is refused"),
+        (dict(options=dict(adm=dict(b1=0.9))), "optimizer.options: 'adm' is refused"),
+        (dict(options=dict(adam=dict(b3=0.9))), "optimizer.options.adam: .*'b3'.*scale_by_adam"),
+        (dict(options=dict(adam=dict(b1=float("nan")))), "optimizer.options.adam.b1: nan"),
+        (dict(options=dict(adam=dict(mu_dtype="bfloat17"))), "optimizer.options.adam: .*bfloat17"),
+    ],
+)
+def test_numbers_that_train_nothing_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        make(**change)

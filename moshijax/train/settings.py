@@ -1,0 +1,104 @@
+"""What the values of a config may be: a sentence for each that no run can have.
+
+The keys that every experiment shares are checked by `check`; an experiment checks its own with the
+same few functions. All of them take what was found, and its key as the command line spells it.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from moshijax.errors import UserError
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+MAX_SEED = 2**63 - 1
+# Steps per unit of gradient: beyond them is a slip of the keyboard; published ones end near 30.
+MAX_LEARNING_RATE = 1000.0
+
+
+def refusal(found: Any, key: str, allowed: str) -> UserError:
+    """The error that says what `config.KEY` may be."""
+    return UserError(f"config.{key}: {found!r} is refused: set --config.{key} to {allowed}.")
+
+
+def whole(found: Any, key: str, least: int, most: int | None = None) -> int:
+    """A whole number within bounds.
+
+    Raises:
+        UserError: it is another thing, or beyond them.
+    """
+    integral = isinstance(found, int) and not isinstance(found, bool)
+    if not integral or found < least or (most is not None and found > most):
+        bounds = f"from {least} on" if most is None else f"from {least} to {most}"
+        raise refusal(found, key, f"a whole number {bounds}")
+    return found
+
+
+def number(found: Any, key: str, most: float = math.inf, *, positive: bool = False) -> float:
+    """A finite number from 0 (or above it) to `most`.
+
+    Raises:
+        UserError: it is another thing, or beyond them.
+    """
+    real = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    if not real or found < 0 or found > most or (positive and not found):
+        bounds = "above 0" if positive else "from 0 on" if math.isinf(most) else "from 0"
+        bounds += "" if math.isinf(most) else f" to {most:g}"
+        raise refusal(found, key, f"a finite number {bounds}")
+    return found
+
+
+def one_of(found: Any, key: str, allowed: Iterable[Any]) -> Any:
+    """One of some values.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    allowed = tuple(allowed)
+    if found not in allowed:
+        raise refusal(found, key, f"one of {', '.join(map(str, allowed))}")
+    return found
+
+
+def dtype(found: Any, key: str) -> Any:
+    """The type that a key names, of those that can be trained in.
+
+    Raises:
+        UserError: it names another, or none.
+    """
+    return jnp.dtype(one_of(found, key, DTYPES))
+
+
+def check(config: ConfigDict) -> None:
+    """Checks what the training loop reads of every experiment, and what belongs together.
+
+    The optimizer's keys are checked where it is made, the mesh's where that is made.
+
+    Raises:
+        UserError: a value that no run can have.
+    """
+    whole(config.seed, "seed", 0, MAX_SEED)
+    for key in ("num_steps", "batch_size", "accumulate", "keep_checkpoints"):
+        whole(config[key], key, 1)
+    every = ("log_every", "eval_every", "checkpoint_every")
+    for key in (*every, "read_ahead", "vmem_kib", "max_rollbacks"):
+        whole(config[key], key, 0)
+    rows, parts = config.batch_size, config.accumulate
+    if rows % parts:
+        raise UserError(
+            f"config.accumulate: {parts} pieces do not divide a batch of {rows} rows: set "
+            f"--config.accumulate to a divisor of {rows}, or --config.batch_size to a multiple "
+            f"of {parts}."
+        )
+    if "evaluation" in config:
+        whole(config.evaluation.batch_size, "evaluation.batch_size", 1)
+        unknown = sorted(set(config.final_sets) - set(config.evaluation.sets))
+        if unknown:
+            known = ", ".join(config.evaluation.sets) or "none"
+            raise UserError(
+                f"config.final_sets: {unknown[0]!r} is no evaluation set: there are {known}."
+            )
