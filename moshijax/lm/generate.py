@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moshijax.lm.config import UNGENERATED, ZERO
 from moshijax.lm.moshi import Moshi
-from moshijax.lm.sampling import Number, Sampling, penalize, sample
+from moshijax.lm.sampling import Number, Sampling, by_row, penalize, sample
 from moshijax.nn.streaming import State, batch_axes, hold_rows, pick_rows, select_rows
 
 
@@ -25,9 +25,9 @@ RECENT = 64  # pieces that a repetition penalty looks back on, as in Moshi's Rus
 class Guidance:
     """Classifier-free guidance: each row runs twice, and logits move away from the second run.
 
-    The second run has other conditions, or is blind to its codes for the first frames
-    (`blind_frames`, one number a row), or is blind to its text (`no_text`; then text is not
-    guided).
+    The second run has other conditions, or is blind to its codes for the first `blind_frames`, or
+    is blind to its text (`no_text`; then text is not guided). Scale and frames are one number for
+    all rows or an array [B].
     """
 
     scale: Number
@@ -208,7 +208,7 @@ def _read_twice(
     other = read
     if guidance.blind_frames is not None:
         delays = jnp.array(model.config.delays, jnp.int32)[None]
-        blind = frames[:, None] <= delays + guidance.blind_frames[:, None]
+        blind = frames[:, None] <= delays + by_row(guidance.blind_frames, read)
         other = jnp.where(blind & begun, ZERO, other)
     if guidance.no_text:
         other = other.at[:, 0].set(jnp.where(begun[:, 0], ZERO, other[:, 0]))
@@ -219,7 +219,7 @@ def _guide(logits: Float[Array, "B2 V"], guidance: Guidance | None) -> Float[Arr
     if guidance is None:
         return logits
     own, other = jnp.split(logits, 2)
-    return other + (own - other) * guidance.scale
+    return other + (own - other) * by_row(guidance.scale, own)
 
 
 def _choose(

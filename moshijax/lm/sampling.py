@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 
 # A float or an array [B]; no narrower, since JAX rebuilds the classes below with other leaves.
@@ -25,8 +25,9 @@ class Sampling:
     top_p: Number = 1.0
 
 
-def _by_row(value: Number, logits: Float[Array, "B V"]) -> Float[Array, "B 1"]:
-    return jnp.broadcast_to(jnp.asarray(value, jnp.float32), logits.shape[:1])[:, None]
+def by_row(value: Number, like: Shaped[Array, "B V"]) -> Float[Array, "B 1"]:
+    """A setting as one number for each row of `like`."""
+    return jnp.broadcast_to(jnp.asarray(value, jnp.float32), like.shape[:1])[:, None]
 
 
 def sample(logits: Float[Array, "B V"], sampling: Sampling, key: Array) -> Int[Array, "B"]:
@@ -36,7 +37,7 @@ def sample(logits: Float[Array, "B V"], sampling: Sampling, key: Array) -> Int[A
     """
     size = logits.shape[1]
     best, codes = jax.lax.top_k(logits, min(sampling.top_k or size, size))
-    temperature = _by_row(sampling.temperature, logits)
+    temperature = by_row(sampling.temperature, logits)
     scaled = best / jnp.where(temperature > 0, temperature, 1.0)
     # The probabilities are those among all codes, as in Moshi's own code.
     total = jax.nn.logsumexp(
@@ -44,7 +45,7 @@ def sample(logits: Float[Array, "B V"], sampling: Sampling, key: Array) -> Int[A
     )
     chance = jnp.exp(scaled - total)
     before = jnp.cumsum(chance, axis=1) - chance
-    kept = before < _by_row(sampling.top_p, logits)
+    kept = before < by_row(sampling.top_p, logits)
     noise = jax.random.gumbel(key, scaled.shape)
     drawn = jnp.argmax(jnp.where(kept, scaled + noise, -jnp.inf), axis=1)
     rank = jnp.where(temperature[:, 0] > 0, drawn, 0)
@@ -59,7 +60,7 @@ def penalize(
     """Makes recent codes less likely (CTRL, arXiv:1909.05858, section 4.1); negative ones pass."""
     recent = jnp.where(recent < 0, logits.shape[1], recent)
     found = jnp.take_along_axis(logits, jnp.minimum(recent, logits.shape[1] - 1), axis=1)
-    by_row = _by_row(penalty, logits)
-    lowered = jnp.where(found > 0, found / by_row, found * by_row)
+    factor = by_row(penalty, logits)
+    lowered = jnp.where(found > 0, found / factor, found * factor)
     rows = jnp.arange(logits.shape[0])[:, None]
     return logits.at[rows, recent].set(lowered, mode="drop")

@@ -90,6 +90,23 @@ def test_padding_bonus_and_penalty_change_the_text():
     assert (frame.chosen[:, 0] != free.chosen[:, 0]).any()
 
 
+def test_every_row_is_guided_by_its_own_scale():
+    def guided(scale, blind):
+        settings = live.Settings(Sampling(0.0, 1), Sampling(0.0, 1), live.Guidance(scale, blind))
+        state, frames = live.init_state(model, 2, guided=True), []
+        for t in range(4):
+            given = jnp.asarray(user()[:, :, t])
+            frame, state = step(model, state, given, settings, jax.random.key(0))
+            frames.append(frame.chosen)
+        return np.stack(frames)
+
+    one, three = guided(1.0, 2), guided(3.0, 2)
+    both = guided(jnp.array([1.0, 3.0]), jnp.array([2, 2]))
+    assert (one[:, 1] != three[:, 1]).any()
+    np.testing.assert_array_equal(both[:, 0], one[:, 0])
+    np.testing.assert_array_equal(both[:, 1], three[:, 1])
+
+
 def test_compiled_step_is_the_step():
     compiled = make_step(model)
     given, key = jnp.zeros((2, 8), jnp.int32), jax.random.key(5)
