@@ -20,6 +20,7 @@ from distill import experiment, teachers
 from distill.task import State
 from distill.vision import convert
 from moshijax import libtpu, sharding
+from moshijax.paths import local_path
 from moshijax.terminal import complaining
 from moshijax.train import program
 
@@ -57,6 +58,9 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     libtpu.hush()
     with complaining("evaluate"):
+        for flag in (STUDENT, EXPORT):
+            if flag.value is not None:
+                local_path(f"--{flag.name}", flag.value)
         metrics = evaluate(CONFIG.value, str(STUDENT.value), TEACHERS.value)
         if EXPORT.value:
             spec = CONFIG.value.student.copy_and_resolve_references()

@@ -27,6 +27,8 @@ from distill import report
 from distill.experiment import model_views, train_batches
 from distill.task import LABELS, mixed_images
 from distill.vision.sources import load
+from moshijax.errors import UserError
+from moshijax.paths import local_path
 
 
 CONFIG = "configs/distill_vision.py"
@@ -136,10 +138,10 @@ def main(_: Sequence[str]) -> None:
     """Trains what is not trained yet, writes the report, prints the table."""
     logging.set_verbosity(logging.WARNING)
     start = time.perf_counter()
-    workdir = pathlib.Path(WORKDIR.value)
     try:
+        workdir = local_path("--workdir", WORKDIR.value)
         train_all(workdir)
-    except RuntimeError as error:
+    except (UserError, RuntimeError) as error:
         sys.exit(f"quickstart: {error}")
     arms = [report.read_arm(workdir / arm, arm, title) for arm, title in ARMS.items()]
     teacher = report.read_arm(workdir / "teacher", "teacher", "Teacher")

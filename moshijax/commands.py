@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from moshijax import hosts, libtpu, supervisor
+from moshijax.errors import UserError
 from moshijax.train.trace import parse_steps
 
 
@@ -81,7 +82,7 @@ def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
             hosts.leave(128 + signal.SIGINT)
         except (ValueError, RuntimeError) as error:
             # JAX's own errors are worth their traceback; sentences of ours stand alone.
-            if type(error) not in (ValueError, RuntimeError):
+            if type(error) not in (ValueError, RuntimeError, UserError):
                 _fail(error)
             _refuse(program, error)
         except Exception as error:

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from moshijax.commands import run_command
+from moshijax.paths import local_path
 from moshijax.preflight import page, search, tables, topology
 from moshijax.preflight.examine import Report, examine
 from moshijax.sharding import AXES
@@ -104,10 +105,10 @@ def run() -> None:
     flags.mark_flags_as_required(["config", "topology"])
 
     def main() -> None:
+        folder = local_path("--out", flags.FLAGS.out)
         reports = preflight(config.value, config_name(sys.argv[1:]))
         if len(reports) > 1:
             print(tables.as_text(tables.comparison(reports)), end="\n\n")
-        folder = pathlib.Path(flags.FLAGS.out)
         write(reports, folder)
         print(f"Report: {folder / 'report.html'}")
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from moshijax.errors import UserError
+from moshijax.paths import local_path
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -81,6 +82,7 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: a value that no run can have.
     """
+    _check_paths(config.to_dict(), "config")
     whole(config.seed, "seed", 0, MAX_SEED)
     for key in ("num_steps", "batch_size", "accumulate", "keep_checkpoints"):
         whole(config[key], key, 1)
@@ -102,3 +104,12 @@ def check(config: ConfigDict) -> None:
             raise UserError(
                 f"config.final_sets: {unknown[0]!r} is no evaluation set: there are {known}."
             )
+
+
+def _check_paths(found: Any, key: str) -> None:
+    """Refuses URLs wherever a config may name a path: only weights are read from the hub."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            _check_paths(value, f"{key}.{name}")
+    elif found and isinstance(found, str):
+        local_path(key, found.removeprefix("hf://" if key.endswith(".load") else "folder:"))

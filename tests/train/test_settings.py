@@ -68,3 +68,35 @@ def test_types_that_nothing_is_trained_in_are_refused(name):
     with pytest.raises(UserError, match="one of float32, bfloat16, float16"):
         settings.dtype(name, "compute_dtype")
     assert settings.dtype("bfloat16", "x").itemsize == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("model.load", "gs://lab/weights.safetensors"),
+        ("data.train", "gs://lab/train-*.array_record"),
+        ("evaluation.sets.test", "s3://lab/test"),
+    ],
+)
+def test_a_url_in_place_of_a_path_is_refused_wherever_it_is(key, found):
+    c = moshi.get_config("tiny")
+    c.update_from_flattened_dict({key: found})
+    with pytest.raises(UserError, match=rf"^config\.{key}: '{found[:8]}.* is a URL.*mount"):
+        settings.check(c)
+
+
+def test_weights_alone_are_read_from_the_hub():
+    c, name = moshi.get_config("tiny"), "hf://kyutai/moshiko/model.safetensors"
+    c.model.load = name
+    settings.check(c)
+    c.data.train = name
+    with pytest.raises(UserError, match=r"^config\.data\.train: 'hf://.* is a URL"):
+        settings.check(c)
+
+
+def test_a_url_of_an_image_folder_or_a_cache_is_refused():
+    for key, found in (("data.name", "folder:gs://lab/x"), ("cache.folder", "gs://lab/cache")):
+        c = distill_vision.get_config("tiny")
+        c.update_from_flattened_dict({key: found})
+        with pytest.raises(UserError, match=rf"^config\.{key}: 'gs://lab.* is a URL"):
+            settings.check(c)
