@@ -90,28 +90,32 @@ class DistillTask:
         if "teacher_logits" in batch:
             rows["teacher_logits"] = batch["teacher_logits"]
 
-        def loss(model: Classifier, rows: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def loss(model: Classifier, rows: Any, count: int) -> tuple[jax.Array, dict]:
             logits, _ = model(rows["images"][self.keys["student"]])
-            return self.loss(frozen, logits, rows)
+            return self.loss(frozen, logits, rows, count)
 
-        grads, metrics = optim.accumulate(loss, state.model, rows, self.parts)
+        grads, metrics = optim.accumulate(loss, _count, state.model, rows, self.parts)
         model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
         return State(model, optimizer), metrics | norms
 
-    def loss(self, frozen: Any, logits: jax.Array, rows: Any) -> tuple[jax.Array, dict]:
-        """The mean distance of these rows, and what is logged beside it."""
+    def loss(self, frozen: Any, logits: jax.Array, rows: Any, count: int) -> tuple[jax.Array, dict]:
+        """The share of these rows in the mean distance of `count`, and what is logged beside it."""
         config = self.loss_config
-        metrics = {"entropy": _entropy(logits)}
+
+        def share(values: jax.Array) -> jax.Array:
+            return jnp.sum(values) / count
+
+        metrics = {"entropy": share(_entropies(logits))}
         if self.labelled:
             own = distances.cross_entropy(logits, rows["label"], config.label_smoothing)
             other = distances.cross_entropy(logits, rows["partner"], config.label_smoothing)
-            metrics["label_loss"] = jnp.mean(rows["mix"] * own + (1 - rows["mix"]) * other)
+            metrics["label_loss"] = share(rows["mix"] * own + (1 - rows["mix"]) * other)
         if config.distance == LABELS:
             return metrics["label_loss"], metrics | {"loss": metrics["label_loss"]}
         taught = rows.get("teacher_logits")
         if taught is None:
             taught = jax.lax.stop_gradient(self.teacher_logits(frozen, rows["images"]))
-        value = jnp.mean(
+        value = share(
             distances.distance_to_teachers(
                 distances.DISTANCES[config.distance],
                 logits,
@@ -122,7 +126,7 @@ class DistillTask:
             )
         )
         teacher = distances.combine(list(taught.values()), "logits")
-        metrics["teacher_entropy"] = _entropy(teacher)
+        metrics["teacher_entropy"] = share(_entropies(teacher))
         return value, metrics | {"loss": value, "distance": value}
 
     def evaluate(self, state: State, frozen: Any, batch: Any) -> dict[str, Any]:
@@ -162,6 +166,10 @@ def mixed_images(images: Mapping[str, jax.Array], share: jax.Array | None) -> di
     return {name: views.mix(array, share) for name, array in floats.items()}
 
 
-def _entropy(logits: jax.Array) -> jax.Array:
+def _count(rows: Any) -> int:
+    return rows["label"].shape[0]
+
+
+def _entropies(logits: jax.Array) -> jax.Array:
     logs = distances.log_probabilities(logits)
-    return -jnp.mean(jnp.sum(jnp.exp(logs) * logs, axis=-1))
+    return -jnp.sum(jnp.exp(logs) * logs, axis=-1)

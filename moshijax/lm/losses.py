@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from moshijax.lm.config import MoshiConfig
 from moshijax.lm.delays import targets
 from moshijax.lm.moshi import Moshi
 from moshijax.nn.rows import split_rows
@@ -41,13 +43,21 @@ class LossConfig:
 
 
 class Sums(NamedTuple):
-    """Weighted cross entropies summed over frames, the weights, and the targets counted."""
+    """Cross entropies summed over frames: what a loss divides by its `Weights`."""
+
+    text: Float[Array, ""]  # weighted
+    words: Float[Array, ""]
+    padding: Float[Array, ""]
+    audio: Float[Array, "K"]
+
+
+class Weights(NamedTuple):
+    """What the sums are divided by: weights and targets of a batch, known from its codes alone."""
 
     text: Float[Array, ""]
-    text_weight: Float[Array, ""]
-    text_count: Float[Array, ""]
+    words: Float[Array, ""]
+    padding: Float[Array, ""]
     audio: Float[Array, "K"]
-    audio_count: Float[Array, "K"]
 
 
 def lm_loss(
@@ -55,9 +65,14 @@ def lm_loss(
     codes: Int[Array, "B K T"],
     config: LossConfig,
     given: Mapping[str, Any] | None = None,
+    weights: Weights | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Returns the loss and its parts of whole streams."""
-    return combine(stream_sums(model, codes, config, given), config)
+    """Returns the loss and its parts of whole streams.
+
+    With the weights of a larger batch it is the share of these rows: shares add up to the loss.
+    """
+    weights = stream_weights(model.config, codes, config) if weights is None else weights
+    return combine(stream_sums(model, codes, config, given), weights, config)
 
 
 def stream_sums(
@@ -72,6 +87,30 @@ def stream_sums(
     fill = ((0, 0), (0, 0), (0, _align(codes.shape[2]) - codes.shape[2]))
     read, predicted, mask = (jnp.pad(part, fill) for part in parts)  # Masked: no targets.
     return chunked_sums(model, model.hidden(read, given), predicted, mask, config)
+
+
+def stream_weights(
+    model_config: MoshiConfig, codes: Int[Array, "B K T"], config: LossConfig
+) -> Weights:
+    """Weights and numbers of the targets of whole streams."""
+    _, predicted, mask = targets(codes, model_config.delays, model_config.initial)
+    weight, word = _text_weights(predicted[:, 0], mask[:, 0], model_config, config)
+    generated = slice(1, 1 + model_config.num_generated)
+    return Weights(
+        weight.sum(),
+        word.sum().astype(jnp.float32),
+        (mask[:, 0] & ~word).sum().astype(jnp.float32),
+        mask[:, generated].sum((0, 2)).astype(jnp.float32),
+    )
+
+
+def _text_weights(
+    text: Int[Array, "B T"], mask: Bool[Array, "B T"], model_config: MoshiConfig, config: LossConfig
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """The weight of each target of text, and whether it is of a word."""
+    padding, end = text == model_config.text_padding, text == model_config.text_padding_end
+    light = padding | end if config.form == "finetune" else padding
+    return jnp.where(light, config.padding_weight, 1.0) * mask, mask & ~padding & ~end
 
 
 def chunked_sums(
@@ -91,7 +130,7 @@ def chunked_sums(
         return jax.tree.map(jnp.add, total, _sums(model, *part, config)), None
 
     zero, each = jnp.zeros(()), jnp.zeros(model.config.num_generated)
-    total, _ = jax.lax.scan(add, Sums(zero, zero, zero, each, each), parts)
+    total, _ = jax.lax.scan(add, Sums(zero, zero, zero, each), parts)
     return total
 
 
@@ -122,45 +161,63 @@ def _sums(
     config: LossConfig,
 ) -> Sums:
     text, text_mask = predicted[..., 0], mask[..., 0]
-    light = text == model.config.text_padding
-    if config.form == "finetune":
-        light |= text == model.config.text_padding_end
-    weight = jnp.where(light, config.padding_weight, 1.0) * text_mask
+    weight, word = _text_weights(text, text_mask, model.config, config)
     entropy = cross_entropy(model.temporal.text_logits(hidden), text, text_mask)
-    audio = count = jnp.zeros(0)
+    audio = jnp.zeros(0)
     if model.depth is not None:
         generated = slice(1, 1 + model.config.num_generated)
         logits = model.audio_logits(hidden, predicted.swapaxes(1, 2))
         valid = mask[..., generated].swapaxes(1, 2)
         codes = predicted[..., generated].swapaxes(1, 2)
         audio = cross_entropy(logits, codes, valid).sum((0, 2))
-        count = valid.sum((0, 2)).astype(jnp.float32)
-    return Sums(
-        (entropy * weight).sum(),
-        weight.sum(),
-        text_mask.sum().astype(jnp.float32),
-        audio,
-        count,
-    )
+    # Masked targets have no entropy.
+    words, padding = jnp.where(word, entropy, 0.0).sum(), jnp.where(word, 0.0, entropy).sum()
+    return Sums((entropy * weight).sum(), words, padding, audio)
 
 
-def combine(sums: Sums, config: LossConfig) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Weighs the parts: `loss`, `text_loss`, `audio_loss` and one `audio_loss_k` a codebook."""
+def combine(
+    sums: Sums, weights: Weights, config: LossConfig
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Weighs the parts: `loss`, `text_loss`, `audio_loss` and one `audio_loss_k` a codebook.
+
+    All are linear in the sums, so that those of pieces, given the weights of all, add up.
+    """
     paper = config.form == "paper"
-    text = sums.text / jnp.maximum(sums.text_count if paper else sums.text_weight, 1e-8)
+    text = sums.text / jnp.maximum(weights.words + weights.padding if paper else weights.text, 1e-8)
     metrics = {"text_loss": text}
     number = sums.audio.shape[0]
     audio = jnp.zeros(())
     if number:
-        weights = jnp.where(jnp.arange(number) == 0, config.semantic_weight, 1.0)
-        counts = jnp.maximum(sums.audio_count, 1.0)
-        each = sums.audio / counts
+        heavy = jnp.where(jnp.arange(number) == 0, config.semantic_weight, 1.0)
+        each = sums.audio / jnp.maximum(weights.audio, 1.0)
         if paper:
-            audio = (weights * each).sum() / weights.sum()
+            audio = (heavy * each).sum() / heavy.sum()
         else:
-            audio = (weights * sums.audio).sum() / jnp.maximum(
-                (weights * sums.audio_count).sum(), 1e-8
-            )
+            total = jnp.maximum((heavy * weights.audio).sum(), 1e-8)
+            audio = (heavy * sums.audio).sum() / total
         metrics |= {"audio_loss": audio}
         metrics |= {f"audio_loss_{k}": each[k] for k in range(number)}
     return text + audio, {"loss": text + audio} | metrics
+
+
+def perplexities(sums: Sums, weights: Weights) -> dict[str, float]:
+    """How many codes were equally likely, by the unweighted mean entropy, where there are targets.
+
+    `text_perplexity` is that of all text, `word_perplexity` and `padding_perplexity` (its end
+    included) of its two parts, `audio_perplexity_0` of the semantic codebook.
+    """
+    parts = {
+        "text": (sums.words + sums.padding, weights.words + weights.padding),
+        "word": (sums.words, weights.words),
+        "padding": (sums.padding, weights.padding),
+    }
+    named = {f"{name}_perplexity": part for name, part in parts.items()}
+    if len(sums.audio):
+        named["audio_perplexity_0"] = (sums.audio[0], weights.audio[0])
+    # An entropy whose exponential is no number is that of a model that has diverged.
+    with np.errstate(over="ignore"):
+        return {
+            name: float(np.exp(np.float64(entropy) / np.float64(count)))
+            for name, (entropy, count) in named.items()
+            if count
+        }

@@ -21,7 +21,17 @@ from moshijax.convert.lm import abstract_lm, load_lm
 from moshijax.convert.tables import few
 from moshijax.data import windows
 from moshijax.lm.config import MoshiConfig
-from moshijax.lm.losses import FORMS, LossConfig, combine, lm_loss, stream_sums
+from moshijax.lm.losses import (
+    FORMS,
+    LossConfig,
+    Sums,
+    Weights,
+    combine,
+    lm_loss,
+    perplexities,
+    stream_sums,
+    stream_weights,
+)
 from moshijax.lm.moshi import Moshi, cast
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves
@@ -69,25 +79,29 @@ class LMTask:
         """One step on a batch of `codes` [B, K, T]."""
         del frozen, key  # Nothing is drawn: the data are shuffled beforehand.
 
-        def loss(model: Moshi, rows: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return lm_loss(cast(model, self.dtype), rows["codes"], self.loss_config)
+        def loss(model: Moshi, rows: Any, weights: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            model = cast(model, self.dtype)
+            return lm_loss(model, rows["codes"], self.loss_config, weights=weights)
 
-        grads, metrics = optim.accumulate(loss, state.model, batch, self.parts)
+        grads, metrics = optim.accumulate(loss, self.weigh, state.model, batch, self.parts)
         model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
         return State(model, optimizer), metrics | norms
 
-    def evaluate(self, state: State, frozen: Any, batch: Any) -> Any:
+    def weigh(self, batch: Any) -> Weights:
+        """What the sums over a batch are divided by."""
+        return stream_weights(self.model_config, batch["codes"], self.loss_config)
+
+    def evaluate(self, state: State, frozen: Any, batch: Any) -> tuple[Sums, Weights]:
         """Sums of cross entropies and of their weights."""
         del frozen
-        return stream_sums(cast(state.model, self.dtype), batch["codes"], self.loss_config)
+        model = cast(state.model, self.dtype)
+        return stream_sums(model, batch["codes"], self.loss_config), self.weigh(batch)
 
-    def summarize(self, sums: Any) -> dict[str, float]:
+    def summarize(self, sums: tuple[Sums, Weights]) -> dict[str, float]:
         """Losses of a whole set, and the perplexities of text and codes."""
-        _, metrics = combine(jax.tree.map(jnp.asarray, sums), self.loss_config)
+        _, metrics = combine(*jax.tree.map(jnp.asarray, sums), self.loss_config)
         losses = {name: float(value) for name, value in metrics.items()}
-        named = {name: losses[name] for name in ("text_loss", "audio_loss_0") if name in losses}
-        exp = {name.replace("loss", "perplexity"): float(np.exp(x)) for name, x in named.items()}
-        return losses | exp
+        return losses | perplexities(*sums)
 
 
 def loss_config(spec: ConfigDict) -> LossConfig:

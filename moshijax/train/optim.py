@@ -5,6 +5,7 @@ decay follows the schedule but not the learning rate, as the published distillat
 have it. AdamW's `lambda` is therefore `weight_decay / learning_rate`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -172,17 +173,38 @@ def _transform(config: ConfigDict, kind: str) -> optax.GradientTransformation:
         ) from error
 
 
-def accumulate(loss: Any, model: Any, batch: Any, parts: int) -> tuple[Any, dict[str, jax.Array]]:
-    """Gradients and metrics of `loss(model, batch) -> (scalar, metrics)`, in `parts` pieces.
+def accumulate(
+    loss: Callable[[Any, Any, Any], tuple[jax.Array, dict[str, jax.Array]]],
+    weigh: Callable[[Any], Any],
+    model: Any,
+    batch: Any,
+    parts: int,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradients and metrics of a batch, in `parts` pieces, which change neither.
 
-    Rows are dealt like cards, so that each device keeps working on rows that it holds.
+    A loss is a sum over rows divided by a sum of their weights. What it is divided by is known
+    from the whole batch, so that the shares of the pieces add up, however uneven they are.
+
+    Args:
+        loss: of a model, rows and the weights of all rows: the rows' share of the loss, and of
+            the metrics.
+        weigh: the weights of rows.
+        model: what the gradients are of.
+        batch: arrays of rows, which are dealt like cards, so that each device keeps working on
+            rows that it holds.
+        parts: how many pieces; they divide the rows.
     """
-    gradient = jax.grad(jax.named_scope("loss")(loss), has_aux=True)
+    weights = weigh(batch)
+
+    def share(model: Any, rows: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return loss(model, rows, weights)
+
+    gradient = jax.grad(jax.named_scope("loss")(share), has_aux=True)
     if parts == 1:
         return gradient(model, batch)
 
     def piece(total: Any, rows: Any) -> tuple[Any, None]:
-        return jax.tree.map(lambda a, b: a + b / parts, total, gradient(model, rows)), None
+        return jax.tree.map(jnp.add, total, gradient(model, rows)), None
 
     def deal(x: jax.Array) -> jax.Array:
         return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

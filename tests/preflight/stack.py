@@ -46,15 +46,17 @@ class StackTask:
             up, down = (kernel.astype(jnp.bfloat16) for kernel in kernels)
             return x + jax.nn.relu(x @ up) @ down, None
 
-        def loss(model, rows):
+        def loss(model, rows, count):
             body = jax.checkpoint(layer) if self.config.remat == "full" else layer
             x = rows["x"].astype(jnp.bfloat16)
             y, _ = jax.lax.scan(body, x, (model["up"]["kernel"], model["down"]["kernel"]))
-            value = jnp.mean((y.astype(jnp.float32) - rows["x"]) ** 2)
+            value = jnp.sum((y.astype(jnp.float32) - rows["x"]) ** 2) / count
             return value, {"loss": value}
 
         parts = self.config.accumulate
-        grads, metrics = optim.accumulate(loss, state.model, batch, parts)
+        grads, metrics = optim.accumulate(
+            loss, lambda rows: rows["x"].size, state.model, batch, parts
+        )
         model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
         return State(model, optimizer), metrics | norms
 

@@ -73,15 +73,17 @@ class ToyTask:
         return State(model, self.optimizer.init(model))
 
     def update(self, state, frozen, batch, key):
-        def loss(model, rows):
+        def loss(model, rows, count):
             scaled = rows["x"] * frozen["norm"]["scale"][None]
             y = scaled @ model["head"]["kernel"] + model["head"]["bias"][None]
-            value = jnp.mean((y - rows["y"]) ** 2)
+            value = jnp.sum((y - rows["y"]) ** 2) / count
             return value, {"loss": value}
 
         noise = jax.random.normal(key, batch["x"].shape)
         rows = {"x": batch["x"] + 0.01 * noise, "y": batch["y"]}
-        grads, metrics = optim.accumulate(loss, state.model, rows, self.parts)
+        grads, metrics = optim.accumulate(
+            loss, lambda rows: rows["y"].size, state.model, rows, self.parts
+        )
         model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
         return State(model, optimizer), metrics | norms
 
