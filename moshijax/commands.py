@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from moshijax import hosts, libtpu, supervisor
-from moshijax.errors import UserError
+from moshijax.terminal import is_sentence, sentence
 from moshijax.train.trace import parse_steps
 
 
@@ -80,12 +80,10 @@ def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
             hosts.leave(hosts.EXIT_STOPPED)
         except KeyboardInterrupt:
             hosts.leave(128 + signal.SIGINT)
-        except (ValueError, RuntimeError) as error:
-            # JAX's own errors are worth their traceback; sentences of ours stand alone.
-            if type(error) not in (ValueError, RuntimeError, UserError):
-                _fail(error)
-            _refuse(program, error)
         except Exception as error:
+            # Subclasses of RuntimeError are JAX's own.
+            if is_sentence(error) or type(error) is RuntimeError:
+                _refuse(program, error)
             _fail(error)
         hosts.leave(0)
 
@@ -133,6 +131,5 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _refuse(program: str, error: Exception) -> NoReturn:
-    message = error.args[0] if error.args else error
-    print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{program}: {sentence(error)}", file=sys.stderr)
     hosts.leave(1)

@@ -5,7 +5,7 @@ from moshijax.terminal import launch
 
 def run() -> None:
     """The command line."""
-    launch("moshijax.codec.commands", "moshijax.codec: interrupted; nothing was written")
+    launch("moshijax.codec.commands:main", "moshijax.codec: interrupted; nothing was written")
 
 
 if __name__ == "__main__":

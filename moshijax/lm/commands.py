@@ -16,7 +16,7 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,12 +27,13 @@ from moshijax.data.audio import check_output, cut, duration, read_blocks, writin
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.loading import find_config, load_tokenizer, open_session
 from moshijax.lm.presets import PRESETS
+from moshijax.lm.text import TextStream
+from moshijax.stdio import unread
 from moshijax.terminal import complaining, make_parser
 
 
 END = 2  # the piece of SentencePiece's that ends a text
 LIMIT = 60.0  # seconds that a translation may go on after its user
-Speak = Callable[[int], None]
 
 
 def converse(args: argparse.Namespace) -> str:
@@ -40,7 +41,7 @@ def converse(args: argparse.Namespace) -> str:
     seconds = duration(args.input)
     mimi_config = MIMI_PRESETS[args.mimi_preset]
     config = find_config(args, mimi_config.codebook_size)
-    speak = make_speak(args, config)
+    speaker = Speaker(args, config)
     if not config.num_given:
         raise ValueError(
             f"--lm {args.lm} hears nobody: take a model that hears, or --text-only for a text model"
@@ -74,10 +75,11 @@ def converse(args: argparse.Namespace) -> str:
             yield np.stack([said, block], axis=1)
             count, said = count + 1, np.zeros(frame, np.float32)
             if heard.text is not None:
-                speak(heard.text)
+                speaker.say(heard.text)
             if heard.codes is not None:
                 said = decode(heard.codes[:, None])
-            if heard.text == END and silent:
+            # Where there is no sound, the text ends with its reader.
+            if (heard.text == END and silent) or (not speaks and unread()):
                 break
         yield np.stack([said, np.zeros_like(said)], axis=1)
 
@@ -88,9 +90,10 @@ def converse(args: argparse.Namespace) -> str:
     else:
         for _ in progress(sides(), seconds, rate):
             pass
+    speaker.end()
     took = time.monotonic() - start
     where = f"{args.output}: " if speaks else ""
-    return f"\n{where}{count} frames, {count / mimi_config.frame_rate:.2f} s, in {took:.2f} s"
+    return f"{where}{count} frames, {count / mimi_config.frame_rate:.2f} s, in {took:.2f} s"
 
 
 def user_frames(
@@ -127,7 +130,7 @@ def write_text(args: argparse.Namespace) -> str:
             f"--text-only: --lm {args.lm} has {config.num_codebooks} audio streams; take a text "
             "model such as --preset helium_2b"
         )
-    speak = make_speak(args, config)
+    speaker = Speaker(args, config)
     # What begins a text is the model's initial code, not a piece.
     pieces = read_prompt(args, config)
     session = open_session(args, config)
@@ -135,14 +138,15 @@ def write_text(args: argparse.Namespace) -> str:
     start, number = time.monotonic(), 0
     for piece in pieces:
         session.feed(nothing, piece)
-        speak(piece)
+        speaker.say(piece)
     for _ in range(args.num_pieces):
         piece = session.feed(nothing).text
         number += 1
-        if piece is None or piece == END:
+        if piece is None or piece == END or unread():
             break
-        speak(piece)
-    return f"\n{number} pieces in {time.monotonic() - start:.2f} s"
+        speaker.say(piece)
+    speaker.end()
+    return f"{number} pieces in {time.monotonic() - start:.2f} s"
 
 
 def read_prompt(args: argparse.Namespace, config: MoshiConfig) -> list[int]:
@@ -158,18 +162,22 @@ def read_prompt(args: argparse.Namespace, config: MoshiConfig) -> list[int]:
     return [int(word) for word in words]
 
 
-def make_speak(args: argparse.Namespace, config: MoshiConfig) -> Speak:
-    """Returns what prints a piece as it comes."""
-    silent = (config.text_padding, config.text_padding_end)
-    tokenizer = None if args.tokenizer is None else load_tokenizer(args.tokenizer, config)
+class Speaker:
+    """Prints pieces as they come: text with a tokenizer, numbers without."""
 
-    def speak(piece: int) -> None:
-        if piece in silent or piece < 0:
-            return
-        text = f"<{piece}>" if tokenizer is None else tokenizer.id_to_piece(piece)
-        print(text.replace("\u2581", " "), end="", flush=True)
+    def __init__(self, args: argparse.Namespace, config: MoshiConfig):
+        self.silent = (config.text_padding, config.text_padding_end)
+        given = args.tokenizer is not None
+        self.text = TextStream(load_tokenizer(args.tokenizer, config)) if given else None
 
-    return speak
+    def say(self, piece: int) -> None:
+        """Prints what a piece makes whole."""
+        if piece not in self.silent and piece >= 0:
+            print(self.text.feed(piece) if self.text else f"<{piece}>", end="", flush=True)
+
+    def end(self) -> None:
+        """Prints what was held back."""
+        print(self.text.end() if self.text else "", flush=True)
 
 
 def progress(blocks: Iterator[np.ndarray], seconds: float, rate: int) -> Iterator[np.ndarray]:

@@ -1,6 +1,10 @@
 import argparse
 import dataclasses
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -46,6 +50,20 @@ def test_the_same_seed_says_the_same(folder):
     for name in ("a.wav", "b.wav"):
         main([*RANDOM, "user.wav", name, "--seed", "3"])
     np.testing.assert_array_equal(soundfile.read("a.wav")[0], soundfile.read("b.wav")[0])
+
+
+def test_a_terminal_that_is_gone_does_not_take_the_recording_along(folder):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "moshijax.lm.run", *RANDOM, "user.wav", "both.wav"]
+    root = str(pathlib.Path(__file__).parent.parent.parent)
+    environment = os.environ | {"PYTHONPATH": root, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(
+        command, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert soundfile.info("both.wav").frames == 42 * 24 + 24
 
 
 def test_a_transcript_needs_no_output(folder, capsys):
