@@ -17,16 +17,19 @@ class _Lasting(io.FileIO):
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Writes, unless the reader is gone, the disk is full or the terminal has closed."""
+        """Writes all of it, unless the reader is gone, the disk is full or the terminal closed."""
+        view = memoryview(data).cast("B")
+        done = 0
         try:
-            while self.error is None:
-                if (count := super().write(data)) is not None:
-                    return count
-                # Another program has made the terminal non-blocking, and it is not ready.
-                select.select((), (self,), ())
+            while done < len(view) and self.error is None:
+                count = super().write(view[done:])
+                done += count or 0
+                if count is None:
+                    # Another program has made the terminal non-blocking, and it is not ready.
+                    select.select((), (self,), ())
         except OSError as error:
             self.error = error
-        return memoryview(data).nbytes
+        return len(view)
 
 
 def settle() -> None:
