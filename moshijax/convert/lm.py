@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from moshijax.convert.hub import locate
 from moshijax.convert.lm_forms import arrange, expand, linear_name
 from moshijax.convert.lm_names import entries, layouts
 from moshijax.convert.names import Entry
-from moshijax.convert.safetensors import Safetensors, write_safetensors
+from moshijax.convert.safetensors import write_safetensors
 from moshijax.convert.tables import announce, detect, faults, few, pieces, read
+from moshijax.convert.weights import Weights, open_weights
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.moshi import Moshi, cast, keeps_type
 from moshijax.lm.presets import PRESETS
@@ -55,7 +55,7 @@ def load_lm(
     Raises:
         ValueError: the file does not fit; the sentence says how, and which preset it is of.
     """
-    file = Safetensors(locate(source))
+    file = open_weights(source)
     model, table = fit(file, config, lora_scaling)
     if inference:
         model = jax.eval_shape(unstack, model)
@@ -130,7 +130,7 @@ def abstract_lm(config: MoshiConfig) -> Moshi:
 
 
 def read_leaves(
-    file: Safetensors, table: list[Entry], model: Any, mesh: Mesh | None
+    file: Weights, table: list[Entry], model: Any, mesh: Mesh | None
 ) -> dict[str, jax.Array]:
     """Reads the arrays of a model of shapes, one after the other, onto the mesh if there is one."""
     leaves = named_leaves(model)
@@ -154,9 +154,7 @@ def read_leaves(
     return {name: fill(name, leaf) for name, leaf in leaves.items()}
 
 
-def fit(
-    file: Safetensors, config: MoshiConfig, lora_scaling: float = 2.0
-) -> tuple[Moshi, list[Entry]]:
+def fit(file: Weights, config: MoshiConfig, lora_scaling: float = 2.0) -> tuple[Moshi, list[Entry]]:
     """Returns the model of shapes that a file holds and its table; nothing may lack or be left.
 
     Raises:
@@ -180,14 +178,14 @@ def fit(
 
 
 def _arranged(
-    file: Safetensors, config: MoshiConfig, layout: str, lora_scaling: float
+    file: Weights, config: MoshiConfig, layout: str, lora_scaling: float
 ) -> tuple[Moshi, list[Entry]]:
     table = entries(config, layout)
     model = arrange(file, table, abstract_lm(config), lora_scaling)
     return model, expand(table, named_leaves(model))
 
 
-def _fits(file: Safetensors, config: MoshiConfig) -> bool:
+def _fits(file: Weights, config: MoshiConfig) -> bool:
     names = {linear_name(name) for name in file}
     for layout in layouts(config):
         # Finding a model's shapes takes long, so only if the names fit.

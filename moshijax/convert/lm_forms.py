@@ -16,8 +16,8 @@ import numpy as np
 
 from moshijax.convert.lm_names import stacked
 from moshijax.convert.names import LINEAR, Entry, Transform
-from moshijax.convert.safetensors import Safetensors
 from moshijax.convert.tables import find
+from moshijax.convert.weights import Weights
 from moshijax.lm.moshi import Moshi
 from moshijax.nn.linear import map_kernels
 from moshijax.nn.lora import Lora
@@ -72,7 +72,7 @@ def is_linear(entry: Entry) -> bool:
     return entry.paths[0].endswith("/kernel")
 
 
-def rank_of(file: Safetensors, entry: Entry) -> int | None:
+def rank_of(file: Weights, entry: Entry) -> int | None:
     """Returns the rank of a linear map's adapter in a file, if there is one."""
     name = f"{linear_name(entry.name)}.lora_A.weight"
     if name not in file or not file.entries[name].shape:
@@ -80,7 +80,7 @@ def rank_of(file: Safetensors, entry: Entry) -> int | None:
     return file.entries[name].shape[0] * _together(entry) // len(entry.paths)
 
 
-def arrange(file: Safetensors, table: Iterable[Entry], model: Moshi, scaling: float) -> Moshi:
+def arrange(file: Weights, table: Iterable[Entry], model: Moshi, scaling: float) -> Moshi:
     """Returns a model of shapes whose kernels are adapted or quantised where a file has them so."""
     leaves = named_leaves(model)
     ranks: dict[str, int] = {}

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from moshijax.convert.hub import locate
 from moshijax.convert.lm import check_shared, read_leaves
 from moshijax.convert.lm_forms import adapter_entries, is_linear, rank_of
 from moshijax.convert.lm_names import entries
 from moshijax.convert.names import Entry
-from moshijax.convert.safetensors import Safetensors, write_safetensors
+from moshijax.convert.safetensors import write_safetensors
 from moshijax.convert.tables import announce, detect, faults
+from moshijax.convert.weights import ADAPTERS, open_weights
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.moshi import Moshi
 from moshijax.nn.linear import map_kernels
@@ -44,7 +44,7 @@ def load_lora(
     """
     if adapters(model):
         raise ValueError(f"{source}: this model has adapters already: fuse_lora takes them in.")
-    file = Safetensors(locate(source))
+    file = open_weights(source, ADAPTERS)
     tables = {layout: _table(model.config, layout) for layout in LAYOUTS}
     layout = detect(file, tables) or LAYOUTS[0]
     linears = filter(is_linear, entries(model.config, layout))

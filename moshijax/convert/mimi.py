@@ -16,10 +16,10 @@ from flax import nnx
 from moshijax.codec.config import MimiConfig
 from moshijax.codec.mimi import Mimi
 from moshijax.codec.quantize import Codebook, FrozenCodebook, freeze_codebooks
-from moshijax.convert.hub import locate
 from moshijax.convert.names import LAYOUTS, Entry, entries
-from moshijax.convert.safetensors import Safetensors, write_safetensors
+from moshijax.convert.safetensors import write_safetensors
 from moshijax.convert.tables import announce, detect, faults, pieces, read
+from moshijax.convert.weights import CODEC, Weights, open_weights
 from moshijax.nn.paths import named_leaves, path_name, with_leaves
 from moshijax.nn.transformer import unstack
 
@@ -27,12 +27,12 @@ from moshijax.nn.transformer import unstack
 def load_mimi(
     source: str | os.PathLike[str], config: MimiConfig, *, inference: bool = False
 ) -> Mimi:
-    """Loads a Mimi from a path or an `hf://` name, whatever the layout of the file.
+    """Loads a Mimi from a path or an `hf://` name, whatever the layout; see `open_weights`.
 
     Every tensor must be there, in its shape, and no other; only codebooks beyond
     `config.num_codebooks` are left out. With `inference` the weights are arranged for speed.
     """
-    file = Safetensors(locate(source))
+    file = open_weights(source, CODEC)
     layout = detect_layout(file, config)
     full = dataclasses.replace(config, num_codebooks=_count_codebooks(file))
     if full.num_codebooks < config.num_codebooks:
@@ -40,7 +40,7 @@ def load_mimi(
             f"{file.path} has {full.num_codebooks} codebooks, but the configuration has "
             f"{config.num_codebooks}: ask for fewer"
         )
-    table = entries(full, layout)
+    table = [entry for entry in entries(full, layout) if entry.name in file or not _flag(entry)]
     check_tensors(file, table, named_leaves(abstract_mimi(full)))
     arrange = unstack if inference else lambda model: model
     parts = pieces(table, named_leaves(jax.eval_shape(arrange, abstract_mimi(full))))
@@ -49,8 +49,10 @@ def load_mimi(
         # A codebook at a time, so that a frozen one never lies beside all the others' averages.
         leaves = {}
         for below, leaf in named_leaves(node).items():
-            own = parts[path_name(path, below)]
-            leaves[below] = jnp.array(read(file, own, leaf.shape, np.float32))
+            own = parts.get(path_name(path, below))
+            # Without a flag the codebooks come from data, as all that were ever published.
+            array = read(file, own, leaf.shape, np.float32) if own else np.ones(leaf.shape)
+            leaves[below] = jnp.array(array, np.float32)
         file.release()
         node = with_leaves(node, leaves)
         return freeze_codebooks(node) if inference else node
@@ -91,7 +93,7 @@ def abstract_mimi(config: MimiConfig) -> Mimi:
     return jax.eval_shape(lambda: Mimi(config, rngs=nnx.Rngs(0)))
 
 
-def detect_layout(file: Safetensors, config: MimiConfig) -> str:
+def detect_layout(file: Weights, config: MimiConfig) -> str:
     """Returns the layout that most of a file's names belong to."""
     best = detect(file, {layout: entries(config, layout) for layout in LAYOUTS})
     if best is None:
@@ -102,7 +104,7 @@ def detect_layout(file: Safetensors, config: MimiConfig) -> str:
     return best
 
 
-def check_tensors(file: Safetensors, table: list[Entry], leaves: dict[str, Any]) -> None:
+def check_tensors(file: Weights, table: list[Entry], leaves: dict[str, Any]) -> None:
     """Raises if a tensor is missing, is not of a Mimi or has another shape."""
     if found := faults(file, table, leaves):
         raise ValueError(
@@ -148,5 +150,10 @@ def transformers_config(config: MimiConfig) -> dict[str, Any]:
     }
 
 
-def _count_codebooks(file: Safetensors) -> int:
+def _flag(entry: Entry) -> bool:
+    """Whether an entry is a codebook's flag of its start, which many writers leave out."""
+    return entry.paths[0].endswith("/initialized")
+
+
+def _count_codebooks(file: Weights) -> int:
     return sum(bool(re.search(r"codebook\.embed(ding)?_sum$", name)) for name in file)

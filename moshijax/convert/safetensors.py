@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from moshijax.errors import UserError
+
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
     "I16": np.dtype(np.int16),
@@ -80,12 +80,10 @@ class Safetensors(Mapping[str, np.ndarray]):
 
 def _map(path: pathlib.Path) -> mmap.mmap:
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; check the path")
+        raise UserError(f"{path}: there is no such file; check the path")
     size = path.stat().st_size
     if size < 8:
-        raise ValueError(
-            f"{path} is {size} bytes long, which is no safetensors file; fetch it anew"
-        )
+        raise UserError(f"{path} is {size} bytes long, which is no safetensors file; fetch it anew")
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -93,29 +91,30 @@ def _map(path: pathlib.Path) -> mmap.mmap:
 def _read_header(path: pathlib.Path, data: mmap.mmap) -> tuple[dict[str, Entry], dict[str, str]]:
     length = int.from_bytes(data[:8], "little")
     if length > min(MAX_HEADER, len(data) - 8):
-        raise ValueError(
+        raise UserError(
             f"{path} says that its header has {length} bytes, but the file has {len(data)}: "
             "it is cut short or no safetensors file, so fetch it anew"
         )
     try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_no_repeats)
+        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=no_repeats)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} has a header that is no JSON ({error}): it is no safetensors file, or "
             "damaged, so fetch it anew"
         ) from error
     if not isinstance(header, dict):
-        raise ValueError(f"{path} has a header that is no JSON object: {REMEDY}")
+        raise UserError(f"{path} has a header that is no JSON object: {REMEDY}")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError(f"{path} has a field __metadata__ that is no table of texts: {REMEDY}")
+        raise UserError(f"{path} has a field __metadata__ that is no table of texts: {REMEDY}")
     start = 8 + length
     entries = {name: _read_entry(path, name, field, start) for name, field in header.items()}
     _check_ranges(path, entries, start, len(data))
     return entries, metadata
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes a table of a JSON object whose names differ, for `object_pairs_hook`."""
     table = dict(pairs)
     if len(table) < len(pairs):
         raise ValueError("a name occurs twice")
@@ -123,29 +122,29 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_entry(path: pathlib.Path, name: str, field: Any, start: int) -> Entry:
-    where = f"{path}, tensor {_brief(name)}"
+    where = f"{path}, tensor {brief(name)}"
     if not isinstance(field, dict) or field.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(
-            f"{where} must have the fields dtype, shape and data_offsets, not {_brief(field)}: "
+        raise UserError(
+            f"{where} must have the fields dtype, shape and data_offsets, not {brief(field)}: "
             f"{REMEDY}"
         )
     kind, shape, offsets = field["dtype"], field["shape"], field["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
-        raise ValueError(
-            f"{where} has the dtype {_brief(kind)}; convert it to one of {', '.join(DTYPES)}"
+        raise UserError(
+            f"{where} has the dtype {brief(kind)}; convert it to one of {', '.join(DTYPES)}"
         )
     if not _naturals(shape) or not _addressable(shape, DTYPES[kind]):
-        raise ValueError(
-            f"{where} has the shape {_brief(shape)}, which is no list of sizes: {REMEDY}"
+        raise UserError(
+            f"{where} has the shape {brief(shape)}, which is no list of sizes: {REMEDY}"
         )
     if not _naturals(offsets) or len(offsets) != 2:
-        raise ValueError(
-            f"{where} has the data_offsets {_brief(offsets)}, which are no two numbers: {REMEDY}"
+        raise UserError(
+            f"{where} has the data_offsets {brief(offsets)}, which are no two numbers: {REMEDY}"
         )
     first, last = offsets
     size = math.prod(shape) * DTYPES[kind].itemsize
     if last - first != size:
-        raise ValueError(
+        raise UserError(
             f"{where} is {kind} {shape}, so {size} bytes, but spans {last - first}: {REMEDY}"
         )
     return Entry(DTYPES[kind], tuple(shape), start + first, start + last)
@@ -160,7 +159,8 @@ def _addressable(shape: list[int], dtype: np.dtype) -> bool:
     return len(shape) <= MAX_RANK and counted * dtype.itemsize <= MAX_BYTES
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """Shows a value of a file, which may be long or hold what a terminal cannot show."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -169,18 +169,18 @@ def _check_ranges(path: pathlib.Path, entries: dict[str, Entry], start: int, siz
     """The tensors must cover the rest of the file without a gap or an overlap."""
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.stop > size:
-            raise ValueError(
-                f"{path} is cut short: tensor {_brief(name)} ends at byte {entry.stop}, the file "
+            raise UserError(
+                f"{path} is cut short: tensor {brief(name)} ends at byte {entry.stop}, the file "
                 f"at {size}; fetch it anew"
             )
         if entry.start != start:
-            raise ValueError(
-                f"{path}, tensor {_brief(name)} begins at byte {entry.start} instead of {start}: "
+            raise UserError(
+                f"{path}, tensor {brief(name)} begins at byte {entry.start} instead of {start}: "
                 f"{REMEDY}"
             )
         start = entry.stop
     if start != size:
-        raise ValueError(f"{path} has {size - start} bytes after its last tensor: {REMEDY}")
+        raise UserError(f"{path} has {size - start} bytes after its last tensor: {REMEDY}")
 
 
 class Lazy(NamedTuple):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moshijax.convert.names import Entry
-from moshijax.convert.safetensors import Lazy, Safetensors
+from moshijax.convert.safetensors import Lazy
+from moshijax.convert.weights import Weights
 
 
 SQUARE = 256
@@ -61,7 +62,7 @@ def pieces(
 
 
 def read(
-    file: Safetensors,
+    file: Weights,
     parts: Mapping[tuple[int, ...], Piece],
     shape: tuple[int, ...],
     dtype: Any,
@@ -121,7 +122,7 @@ def _shape(entry: Entry, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     return entry.transform.join(*(np.broadcast_to(False, shape) for shape in shapes)).shape
 
 
-def detect(file: Safetensors, tables: Mapping[str, Iterable[Entry]]) -> str | None:
+def detect(file: Weights, tables: Mapping[str, Iterable[Entry]]) -> str | None:
     """Returns the layout that has most of a file's names; None if the file has few of any."""
     names = {layout: {entry.name for entry in table} for layout, table in tables.items()}
     common = {layout: len(names[layout] & file.keys()) for layout in names}
@@ -129,7 +130,7 @@ def detect(file: Safetensors, tables: Mapping[str, Iterable[Entry]]) -> str | No
     return best if common[best] >= len(names[best]) / 2 else None
 
 
-def faults(file: Safetensors, table: Iterable[Entry], leaves: Mapping[str, Any]) -> str:
+def faults(file: Weights, table: Iterable[Entry], leaves: Mapping[str, Any]) -> str:
     """Says which tensors a file lacks, has besides and has in another shape; empty if none."""
     wanted = {entry.name: announce(entry, leaves) for entry in table}
     shapes = {name: lazy.shape for name, lazy in wanted.items()}

@@ -14,6 +14,7 @@ from flax import nnx
 from moshijax.convert.hub import locate
 from moshijax.convert.lm import load_lm
 from moshijax.convert.lm_config import from_moshi
+from moshijax.convert.weights import find_beside
 from moshijax.lm.conditioning import read_values
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.generate import Guidance, Settings
@@ -37,9 +38,8 @@ def find_config(args: argparse.Namespace, codebook_size: int | None) -> MoshiCon
     if args.preset is not None:
         config = PRESETS[args.preset]
     else:
-        beside = locate(args.lm) if not args.lm.startswith("hf://") else pathlib.Path(args.lm)
-        file = (beside if beside.is_dir() else beside.parent) / "config.json"
-        config = read_config(file) if file.is_file() else PRESETS["moshi_7b"]
+        file = find_beside(args.lm, "config.json")
+        config = read_config(file) if file is not None else PRESETS["moshi_7b"]
     if codebook_size is not None and config.codebook_size != codebook_size:
         raise ValueError(
             f"--mimi-preset {args.mimi_preset} has codebooks of {codebook_size} entries, the "
@@ -91,9 +91,7 @@ def open_session(args: argparse.Namespace, config: MoshiConfig) -> Session:
         model = jax.jit(lambda key: Moshi(config, rngs=nnx.Rngs(key)))(jax.random.key(args.seed))
         model = unstack(model)
     else:
-        path = locate(args.lm)
-        path = path / "model.safetensors" if path.is_dir() else path
-        model = load_lm(path, config, dtype=dtype, inference=True)
+        model = load_lm(args.lm, config, dtype=dtype, inference=True)
     if config.ignore_text_end:
         model = read_end_as_padding(model)
     if args.bits is not None:

@@ -14,6 +14,7 @@ from moshijax.convert.lm_names import layouts
 from moshijax.convert.names import LINEAR, Entry
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
 from moshijax.convert.tables import Piece, read
+from moshijax.convert.weights import open_weights
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.transformer import unstack
@@ -142,7 +143,7 @@ def test_matrices_larger_than_a_square_are_copied_whole(tmp_path):
         array = rng.standard_normal((300, 700)).astype(dtype)
         make = functools.partial(np.asarray, array)
         write_safetensors(tmp_path / "x", {"x": Lazy(array.shape, array.dtype, make)}, {})
-        file, piece = Safetensors(tmp_path / "x"), Piece(Entry("x", ("w",), LINEAR), 0)
+        file, piece = open_weights(tmp_path / "x"), Piece(Entry("x", ("w",), LINEAR), 0)
         for wanted in (np.float32, BFLOAT16):
             got = read(file, {(): piece}, (700, 300), wanted)
             np.testing.assert_array_equal(got, array.T.astype(wanted))

@@ -16,8 +16,8 @@ from moshijax.codec.config import PRESETS as MIMI
 from moshijax.convert import names
 from moshijax.convert.lm import fit
 from moshijax.convert.mimi import abstract_mimi
-from moshijax.convert.safetensors import Safetensors
 from moshijax.convert.tables import announce, faults, pieces, read
+from moshijax.convert.weights import open_weights
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves
 
@@ -80,7 +80,7 @@ def test_all_published_layouts_are_listed():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_published_file_is_read_whole_and_written_in_its_shapes(name, tmp_path):
-    file = Safetensors(hollow_file(tmp_path / "x.safetensors", layout(name)))
+    file = open_weights(hollow_file(tmp_path / "x.safetensors", layout(name)))
     model, table = fit(file, CONFIGS[name])
     leaves = named_leaves(model)
     assert {e.name: announce(e, leaves).shape for e in table} == layout(name)
@@ -89,7 +89,7 @@ def test_a_published_file_is_read_whole_and_written_in_its_shapes(name, tmp_path
 
 def test_mimis_file_is_read_whole_and_written_in_its_shapes(tmp_path):
     shapes = layout("mimi")
-    file = Safetensors(hollow_file(tmp_path / "x.safetensors", shapes, lambda name: "F32"))
+    file = open_weights(hollow_file(tmp_path / "x.safetensors", shapes, lambda name: "F32"))
     leaves = named_leaves(abstract_mimi(MIMI["mimi"]))
     table = names.entries(MIMI["mimi"], "published")
     assert not faults(file, table, leaves)
@@ -115,4 +115,4 @@ def assert_complete(file, table, leaves):
 def test_a_file_of_another_preset_is_told_from_its_shapes(tmp_path):
     path = hollow_file(tmp_path / "x.safetensors", layout("hibiki_1b"))
     with pytest.raises(ValueError, match=r"it is of the preset hibiki_1b, so load it as that"):
-        fit(Safetensors(path), PRESETS["hibiki_2b"])
+        fit(open_weights(path), PRESETS["hibiki_2b"])
