@@ -45,8 +45,8 @@ def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> di
         config.loss.distance = "labels"
     with tempfile.TemporaryDirectory() as scratch:
         task, _, sets = experiment.build(config, pathlib.Path(scratch), train=False)
-    mesh = sharding.make_mesh(config.mesh.to_dict())
-    sharding.check_batch_size(config.evaluation.batch_size, mesh)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.evaluation.batch_size, mesh, name="evaluation.batch_size")
     model = teachers.load_model(config.student, config.seed)
     placed = program.place(task, mesh, config.seed)
     state = State(sharding.place(model, mesh), None)

@@ -7,6 +7,7 @@ checkpoint to read) is decided from the same numbers in all of them, or asked of
 import collections
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -19,10 +20,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moshijax import addresses
+from moshijax.errors import UserError
+
 
 EXIT_STOPPED = 75  # Stopped as asked, and saved: EX_TEMPFAIL, the same command goes on.
 EXIT_PEER_LOST = 76  # Another process is gone: the same command on all of them goes on.
 
+HOST_LISTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")  # The first that is set counts.
 TPU_PORT = 8482  # Of process 0 on a TPU; JAX's own choice.
 VARIABLES = {
     "coordinator": ("JAX_COORDINATOR_ADDRESS",),
@@ -47,7 +52,7 @@ def find_place(given: Place, variables: Mapping[str, str], on_tpu: bool) -> Plac
     """Where this process stands, by flags, then environment; None if it is alone.
 
     Raises:
-        ValueError: settings are missing, or contradict each other.
+        UserError: settings are missing, or contradict each other.
     """
     place = Place(*(_setting(name, value, variables) for name, value in given._asdict().items()))
     if place.num_processes == 1:
@@ -58,14 +63,11 @@ def find_place(given: Place, variables: Mapping[str, str], on_tpu: bool) -> Plac
     absent = [name for name, value in place._asdict().items() if value is None]
     if absent:
         remedies = " and ".join(f"--{n} (or {' or '.join(VARIABLES[n])})" for n in absent)
-        raise ValueError(f"many processes need an address, their number and an id: add {remedies}.")
-    host, _, port = place.coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"coordinator: {place.coordinator!r} is not HOST:PORT.")
+        raise UserError(f"many processes need an address, their number and an id: add {remedies}.")
     if place.num_processes < 1:
-        raise ValueError(f"num_processes: {place.num_processes} is not a number of processes.")
+        raise UserError(f"num_processes: {place.num_processes} is not a number of processes.")
     _check_id("process_id", place.process_id, place.num_processes)
-    return place
+    return place._replace(coordinator=str(addresses.with_port("coordinator", place.coordinator)))
 
 
 def _setting(name: str, value: Any, variables: Mapping[str, str]) -> Any:
@@ -77,23 +79,25 @@ def _setting(name: str, value: Any, variables: Mapping[str, str]) -> Any:
 
 
 def _integer(variable: str, text: str) -> int:
-    if not text.isdigit():
-        raise ValueError(f"{variable}: {text!r} is not a number.")
+    if not re.fullmatch(r"\s*[0-9]+\s*", text):
+        raise UserError(f"{variable}: {text!r} is not a number.")
     return int(text)
 
 
 def _check_id(name: str, number: int, count: int) -> None:
     if not 0 <= number < count:
-        raise ValueError(f"{name}: {number} is not one of 0 to {count - 1}.")
+        raise UserError(f"{name}: {number} is not one of 0 to {count - 1}.")
 
 
 def _tpu_place(variables: Mapping[str, str]) -> Place | None:
     """From what Kubernetes sets in the pods of a TPU; elsewhere JAX asks the machine."""
-    names = variables.get("TPU_PROCESS_ADDRESSES") or variables.get("TPU_WORKER_HOSTNAMES")
-    if not names:
+    listed = next((name for name in HOST_LISTS if variables.get(name)), None)
+    if listed is None:
         return Place()
-    hosts = names.split(",")
+    hosts = addresses.parse_list(listed, variables[listed])
     slices = _integer("MEGASCALE_NUM_SLICES", variables.get("MEGASCALE_NUM_SLICES") or "1")
+    if slices < 1:
+        raise UserError(f"MEGASCALE_NUM_SLICES: {slices} is not a number of slices.")
     if len(hosts) * slices == 1:
         return None
     needed = ["TPU_WORKER_ID"]
@@ -101,24 +105,28 @@ def _tpu_place(variables: Mapping[str, str]) -> Place | None:
         needed += ["MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS"]
     for name in needed:
         if not variables.get(name):
-            raise ValueError(
+            raise UserError(
                 f"{name} is not set, yet this is one of {len(hosts)} hosts of {slices} slices "
-                "(TPU_WORKER_HOSTNAMES, MEGASCALE_NUM_SLICES): set it as a JobSet does."
+                f"({listed}, MEGASCALE_NUM_SLICES): set it as a JobSet does."
             )
     worker = _integer("TPU_WORKER_ID", variables["TPU_WORKER_ID"])
     slice_id = _integer("MEGASCALE_SLICE_ID", variables.get("MEGASCALE_SLICE_ID") or "0")
     _check_id("TPU_WORKER_ID", worker, len(hosts))
     _check_id("MEGASCALE_SLICE_ID", slice_id, slices)
-    first_host = variables["MEGASCALE_COORDINATOR_ADDRESS"] if slices > 1 else hosts[0]
-    port = variables.get("JAX_COORDINATOR_PORT") or TPU_PORT
+    leader = hosts[0]
+    if slices > 1:
+        name = "MEGASCALE_COORDINATOR_ADDRESS"
+        leader = addresses.parse(name, variables[name])
+    port = variables.get("JAX_COORDINATOR_PORT")
+    number = addresses.port("JAX_COORDINATOR_PORT", port) if port else TPU_PORT
     return Place(
-        f"{first_host.split(':')[0]}:{port}", len(hosts) * slices, slice_id * len(hosts) + worker
+        str(leader._replace(port=number)), len(hosts) * slices, slice_id * len(hosts) + worker
     )
 
 
 def _await_name(address: str, until: float) -> None:
     """Waits for a host's name, which a new pod gets a while after it starts."""
-    name = address.rpartition(":")[0].strip("[]")
+    name = addresses.parse("coordinator", address).host
     while True:
         try:
             socket.getaddrinfo(name, None)

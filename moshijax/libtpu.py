@@ -13,14 +13,20 @@ SETTINGS = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_LOG_DIR": "disabled",
 }
-SILENT = (*SETTINGS, "TPU_LIBRARY_PATH")  # These say nothing of a TPU: libtpu's import has them.
+# What machines and pods with a TPU set. Other variables that begin with TPU_ say nothing of this
+# machine: tpu_scripts take their options from them.
+SIGNS = (
+    *("TPU_WORKER_ID", "TPU_PROCESS_ADDRESSES", "TPU_PROCESS_BOUNDS", "TPU_PROCESS_PORT"),
+    *("TPU_CHIPS_PER_HOST_BOUNDS", "TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_HOST_BOUNDS"),
+    *("TPU_VISIBLE_CHIPS", "TPU_VISIBLE_DEVICES"),
+)
 
 
 def has_tpu() -> bool:
     """Whether this machine has a TPU, or is told so."""
-    told = [name for name in os.environ if name.startswith("TPU_") and name not in SILENT]
-    odd = [n for n, value in SETTINGS.items() if os.environ.get(n, value) != value]
-    return bool(told or odd or glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
+    told = any(os.environ.get(name) for name in SIGNS)
+    odd = any(os.environ.get(name, value) != value for name, value in SETTINGS.items())
+    return told or odd or bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def hush() -> None:

@@ -15,11 +15,13 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
 
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+WIDEST_TENSOR = 8  # Wider than a host's chips it is never worth its traffic.
 
 # Regex over the end of a parameter's name -> spec of its last axes; earlier axes are whole.
 # A number before a kernel counts weight sets that are a list; `frozen` and `values` stand for a
@@ -69,31 +71,57 @@ def match_one(name: str, rules: Sequence[tuple[str, Any]], what: str) -> Any:
     )
 
 
-def mesh_sizes(shape: Mapping[str, int] | None, count: int) -> dict[str, int]:
+def mesh_sizes(shape: Any, count: int) -> dict[str, int]:
     """Sizes by axis over so many devices; -1 (default: of `data`) takes what the others leave.
 
+    Args:
+        shape: a mapping, as a config's `mesh` is one; None: all devices on `data`.
+        count: of devices.
+
     Raises:
-        ValueError: an unknown axis, or sizes whose product is not the number of devices.
+        UserError: an unknown axis, what is no size, or sizes that do not make the devices.
     """
-    sizes = {"data": -1, "fsdp": 1, "tensor": 1} | dict(shape or {})
+    if shape is not None and not hasattr(shape, "items"):
+        raise UserError(f"mesh: {shape!r} is no table of sizes: write it as dict(data=1, fsdp=-1).")
+    sizes = {"data": -1, "fsdp": 1, "tensor": 1} | dict(shape.items() if shape else {})
     if set(sizes) != set(AXES):
-        raise ValueError(f"mesh: unknown axes {sorted(set(sizes) - set(AXES))}, known: {AXES}.")
+        unknown = sorted(set(sizes) - set(AXES))
+        raise UserError(f"mesh: unknown axes {unknown}, take some of {', '.join(AXES)}.")
+    for axis, size in sizes.items():
+        if type(size) is not int or size < -1 or size == 0:
+            raise UserError(
+                f"mesh.{axis}: {size!r} is no size: take a whole number from 1 on, or -1 for "
+                f"what the other axes leave of the {count} devices."
+            )
+    rest = [axis for axis, size in sizes.items() if size == -1]
+    if len(rest) > 1:
+        raise UserError(
+            f"mesh: {' and '.join(rest)} are -1, but one axis alone can take what the others leave "
+            f"of the {count} devices: give the sizes of the others."
+        )
     known = math.prod(size for size in sizes.values() if size != -1)
-    sizes = {a: count // known if n == -1 else n for a, n in sizes.items()}
-    if math.prod(sizes.values()) != count:
-        raise ValueError(f"mesh: {sizes} does not make {count} devices: change the sizes.")
-    return {axis: sizes[axis] for axis in AXES}
+    if count % known or (not rest and known != count):
+        raise UserError(
+            f"mesh: {mesh_text(sizes)} does not make {count} devices: take sizes whose product is "
+            f"{count}, or -1 for one of them and others whose product divides {count}."
+        )
+    return {axis: count // known if sizes[axis] == -1 else sizes[axis] for axis in AXES}
+
+
+def mesh_text(sizes: Mapping[str, int]) -> str:
+    """Sizes as they are typed: `data=4,fsdp=8`; axes that are 1 wide are left out."""
+    return ",".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
 
 
 def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
     """Devices by `AXES`; several slices of a TPU, far from each other, share `data` alone.
 
     Raises:
-        ValueError: the slices do not divide the size of `data`.
+        UserError: the slices do not divide the size of `data`.
     """
     count = len({getattr(device, "slice_index", 0) for device in devices})
     if sizes["data"] % count:
-        raise ValueError(
+        raise UserError(
             f"mesh: data={sizes['data']} does not divide among {count} slices: "
             f"take a multiple of {count}."
         )
@@ -106,7 +134,7 @@ def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
     )
 
 
-def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(shape: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices; sizes as in `mesh_sizes`, slices as in `device_grid`."""
     devices = jax.devices() if devices is None else devices
     grid = device_grid(mesh_sizes(shape, len(devices)), devices)
@@ -161,14 +189,45 @@ def place(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     return jax.device_put(tree, shardings)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
-    """Raises ValueError unless the rows divide among the devices that split a batch."""
+def check_batch_size(
+    batch_size: int, mesh: Mesh | AbstractMesh, pieces: int = 1, name: str = "batch_size"
+) -> None:
+    """Raises UserError unless the rows divide among the devices that split a batch.
+
+    Args:
+        batch_size: rows of a global batch.
+        mesh: the devices.
+        pieces: one after the other in an update, each over all of these devices.
+        name: of the config's key, for the error.
+    """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    where = f"do not divide among {parts} devices (mesh {mesh_text(mesh.shape)})"
     if batch_size % parts:
-        raise ValueError(
-            f"batch_size: {batch_size} rows do not divide among {parts} devices "
-            f"(mesh {dict(mesh.shape)}): take a multiple of {parts}."
+        other = _narrower(batch_size, mesh)
+        raise UserError(f"{name}: {batch_size} rows {where}: take a multiple of {parts}{other}.")
+    each = batch_size // parts
+    if each % pieces:
+        fitting = [n for n in range(1, each + 1) if each % n == 0]
+        raise UserError(
+            f"accumulate: {pieces} pieces of {batch_size} rows {where}: take "
+            f"{alternatives(fitting)}, or a {name} of a multiple of {parts * pieces}."
         )
+
+
+def alternatives(values: Sequence[Any]) -> str:
+    """`1, 2 or 4`."""
+    *most, last = map(str, values)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _narrower(batch_size: int, mesh: Mesh | AbstractMesh) -> str:
+    """A mesh of as many devices over which the rows divide, where a host's chips allow it."""
+    parts = math.gcd(batch_size, mesh.size)
+    tensor = mesh.size // parts
+    if tensor > WIDEST_TENSOR:
+        return ""
+    data = math.gcd(mesh.shape["data"], parts)
+    return f", or a mesh of {mesh_text({'data': data, 'fsdp': parts // data, 'tensor': tensor})}"
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:

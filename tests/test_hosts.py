@@ -1,6 +1,7 @@
 import pytest
 
-from moshijax import hosts
+from moshijax import addresses, hosts
+from moshijax.errors import UserError
 from moshijax.hosts import Place, find_place
 
 
@@ -79,3 +80,70 @@ def test_half_an_address_is_refused(given, variables, sentence):
 def test_half_set_pods_are_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         find_place(ALONE, SLICES | change, on_tpu=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("a-0.a", "a-0.a", None),
+        (" 10.0.0.2:8476 ", "10.0.0.2", 8476),
+        ("::1", "::1", None),
+        ("[::1]", "::1", None),
+        ("[::1]:8476", "::1", 8476),
+        ("[fe80::2%eth0]:1", "fe80::2%eth0", 1),
+        ("fe80::2%eth0", "fe80::2%eth0", None),
+    ],
+)
+def test_addresses_are_names_or_numbers_of_either_kind(text, host, port):
+    found = addresses.parse("x", text)
+    assert found == (host, port)
+    assert addresses.parse("x", str(found)) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "a:", "a:x", "a:0", "a:65536", "[::1", "[a]:1", "1:2:3"]
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(UserError, match=r"^x: (port )?'"):
+        addresses.parse("x", text)
+
+
+def test_coordinators_have_a_port_also_by_ipv6():
+    place = find_place(Place(" [::1]:8476", 2, 0), {}, on_tpu=False)
+    assert place == Place("[::1]:8476", 2, 0)
+    with pytest.raises(UserError, match=r"'::1' is not HOST:PORT: .* such as \[::1\]:8476"):
+        find_place(Place("::1", 2, 0), {}, on_tpu=False)
+
+
+def pods(listed, worker="1", **more):
+    variables = {"TPU_WORKER_HOSTNAMES": listed, "TPU_WORKER_ID": worker} | more
+    return find_place(ALONE, variables, on_tpu=True)
+
+
+def test_lists_of_hosts_may_have_spaces_a_last_comma_and_ipv6():
+    assert pods("a, b,") == Place("a:8482", 2, 1)
+    assert pods("a,", "0") is None
+    assert pods("fd00::1,fd00::2") == Place("[fd00::1]:8482", 2, 1)
+    assert pods("[fd00::1]:8471,[fd00::2]:8471") == Place("[fd00::1]:8482", 2, 1)
+    two = dict(MEGASCALE_NUM_SLICES="2", MEGASCALE_SLICE_ID="1")
+    leader = dict(MEGASCALE_COORDINATOR_ADDRESS="fd00::9")
+    assert pods("a,b", "0", **two, **leader) == Place("[fd00::9]:8482", 4, 2)
+    # Processes of one host differ by their port.
+    assert pods("a:8471,a:8472") == Place("a:8482", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("listed", "more", "sentence"),
+    [
+        ("a,,b", {}, "place 1 of 'a,,b' is empty"),
+        (",", {}, "place 0 of ',' is empty"),
+        ("a,b,a", {}, "a stands twice in 'a,b,a': name every host once"),
+        ("a b", {}, "'a b' is not the address of a host"),
+        ("a,b", {"MEGASCALE_NUM_SLICES": "0"}, "MEGASCALE_NUM_SLICES: 0 is not a number of slices"),
+        ("a,b", {"MEGASCALE_NUM_SLICES": "²"}, "MEGASCALE_NUM_SLICES: '²' is not a number"),
+        ("a,b", {"JAX_COORDINATOR_PORT": "x"}, "JAX_COORDINATOR_PORT: port 'x' is not a number"),
+    ],
+)
+def test_lists_that_cannot_be_counted_are_refused(listed, more, sentence):
+    with pytest.raises(UserError, match=sentence):
+        pods(listed, **more)

@@ -24,6 +24,15 @@ def test_without_a_tpu_libtpu_is_told_what_it_would_ask_for(monkeypatch):
 
 
 @pytest.mark.usefixtures("_bare")
+def test_options_of_scripts_in_the_environment_are_no_tpu(monkeypatch):
+    options = {"PROJECT": "lab", "ZONE": "us-east5-a", "NAME": "pod", "TOPOLOGY": "v5e:4x8"}
+    for name, value in options.items():
+        monkeypatch.setenv(f"TPU_{name}", value)
+    libtpu.hush()
+    assert {name: os.environ[name] for name in libtpu.SETTINGS} == libtpu.SETTINGS
+
+
+@pytest.mark.usefixtures("_bare")
 def test_a_tpu_that_is_there_is_left_alone(monkeypatch):
     monkeypatch.setattr(libtpu.glob, "glob", lambda pattern: ["/dev/vfio/0"])
     libtpu.hush()
@@ -32,7 +41,13 @@ def test_a_tpu_that_is_there_is_left_alone(monkeypatch):
 
 @pytest.mark.usefixtures("_bare")
 @pytest.mark.parametrize(
-    ("name", "value"), [("TPU_WORKER_ID", "3"), ("TPU_ACCELERATOR_TYPE", "v5p-128")]
+    ("name", "value"),
+    [
+        ("TPU_WORKER_ID", "3"),
+        ("TPU_ACCELERATOR_TYPE", "v5p-128"),
+        ("TPU_VISIBLE_CHIPS", "0"),
+        ("TPU_PROCESS_ADDRESSES", "a:1,b:1"),
+    ],
 )
 def test_a_machine_that_is_told_to_have_one_is_left_alone(monkeypatch, name, value):
     monkeypatch.setenv(name, value)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from distill.vision.resnet import PRESETS, ResNet
@@ -12,6 +13,7 @@ from moshijax import sharding
 from moshijax.codec.config import PRESETS as MIMI
 from moshijax.codec.mimi import Mimi
 from moshijax.convert.lm import abstract_lm, load_lm, save_lm
+from moshijax.errors import UserError
 from moshijax.lm.presets import PRESETS as LANGUAGE
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.transformer import unstack
@@ -47,6 +49,40 @@ def test_mesh_takes_what_is_left_and_refuses_what_does_not_fit():
         sharding.make_mesh(dict(data=3))
     with pytest.raises(ValueError, match=r"unknown axes \['model'\]"):
         sharding.make_mesh(dict(model=2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        (dict(data=-1, fsdp=-1), "data and fsdp are -1, but one axis alone can take what"),
+        (dict(data=0), "mesh.data: 0 is no size: take a whole number from 1 on, or -1"),
+        (dict(fsdp=-2), "mesh.fsdp: -2 is no size"),
+        (dict(fsdp="4"), "mesh.fsdp: '4' is no size"),
+        (dict(fsdp=4.0), "mesh.fsdp: 4.0 is no size"),
+        (dict(tensor=True), "mesh.tensor: True is no size"),
+        (dict(data=-1, fsdp=3), "mesh: data=-1,fsdp=3 does not make 8 devices: take sizes whose"),
+        (dict(data=-1, fsdp=16), "does not make 8 devices"),
+        (dict(data=2, fsdp=2, tensor=4), "data=2,fsdp=2,tensor=4 does not make 8 devices"),
+        (8, "mesh: 8 is no table of sizes"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused_in_a_sentence(shape, sentence):
+    with pytest.raises(UserError, match=sentence):
+        sharding.mesh_sizes(shape, 8)
+
+
+def test_rows_that_do_not_divide_are_told_the_mesh_over_which_they_do():
+    def refusal(rows, **sizes):
+        mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+        with pytest.raises(UserError, match=f"^batch_size: {rows} rows do not divide") as caught:
+            sharding.check_batch_size(rows, mesh)
+        return str(caught.value).rpartition(": ")[2]
+
+    both = "take a multiple of 128, or a mesh of "
+    assert refusal(192, data=1, fsdp=128, tensor=1) == both + "fsdp=64,tensor=2."
+    assert refusal(192, data=128, fsdp=1, tensor=1) == both + "data=64,tensor=2."
+    assert refusal(24, data=1, fsdp=16, tensor=1).endswith("or a mesh of fsdp=8,tensor=2.")
+    assert refusal(3, data=1, fsdp=128, tensor=1) == "take a multiple of 128."
 
 
 def test_batch_arrives_whole_and_split_over_devices():

@@ -3,8 +3,10 @@
 import contextlib
 import pathlib
 import tempfile
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -35,13 +37,14 @@ def compile_for(lowered: Any, chip: Chip, argument_bytes: float) -> Outcome:
         argument_bytes: what the arguments take of one chip.
     """
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="preflight_") as scratch:
+    # After an interrupt the compiler may still write there.
+    with tempfile.TemporaryDirectory(prefix="preflight_", ignore_cleanup_errors=True) as scratch:
         folder = pathlib.Path(scratch)
         # as_text() fails on v5p and v6e, so the program is read from its dump everywhere.
         options = {"xla_dump_to": scratch, "xla_dump_hlo_as_text": True}
         try:
             with _uncached():
-                compiled = lowered.compile(compiler_options=options)
+                compiled = _beside(lambda: lowered.compile(compiler_options=options))
         except jax.errors.JaxRuntimeError as error:
             seconds = time.perf_counter() - start
             return _refused(str(error), seconds, folder, argument_bytes)
@@ -62,6 +65,23 @@ def compile_for(lowered: Any, chip: Chip, argument_bytes: float) -> Outcome:
         largest=memory.largest_buffers(assignment, module),
     )
     return Outcome(FITS, "", seconds, usage, module)
+
+
+def _beside(function: Callable[[], Any]) -> Any:
+    """The result of a function in a thread of its own, so that an interrupt ends the wait for it.
+
+    Python handles no signal in the main thread while a compiler's code runs there.
+    """
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="compile", daemon=True).start()
+    return result.result()
 
 
 @contextlib.contextmanager

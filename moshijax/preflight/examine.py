@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from moshijax import sharding
 from moshijax.preflight import collectives, estimate, memory, topology, work
 from moshijax.preflight.compile import EXCEEDS, FAILED, FITS, Outcome, compile_for
-from moshijax.train import flops, plan, program
+from moshijax.train import flops, plan, program, settings
 
 
 SHOWN = 8  # Of the longest collectives.
@@ -83,13 +83,12 @@ def examine(
         price: of a chip for an hour.
 
     Raises:
-        ValueError: the config has no task, or its mesh or batch does not fit the slice.
+        UserError: the config has no task, or its mesh or a batch does not fit the slice.
     """
     config = changed(config, changes or {})
-    sizes = sharding.mesh_sizes(config.mesh.to_dict(), slice_.size)
+    sizes = check(config, slice_)
     planned = plan.make(config)
-    mesh, reason = _mesh(config, slice_, sizes)
-    sharding.check_batch_size(config.batch_size, mesh)
+    mesh, reason = _mesh(slice_, sizes)
     placed = program.place(planned.task, mesh, config.seed, config.vmem_kib)
     state = sharding.shaped(placed.shapes, placed.shardings)
     batch = sharding.batch_shapes(planned.batch, mesh)
@@ -136,6 +135,26 @@ def examine(
     )
 
 
+def check(config: ConfigDict, slice_: topology.Topology) -> dict[str, int]:
+    """The mesh that a config has on a slice.
+
+    Raises:
+        UserError: it, or what is split over it, does not fit the slice.
+    """
+    settings.check(config)
+    sizes = sharding.mesh_sizes(config.mesh, slice_.size)
+    mesh = _abstract(sizes)
+    sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
+    if "evaluation" in config:
+        sharding.check_batch_size(config.evaluation.batch_size, mesh, name="evaluation.batch_size")
+    return sizes
+
+
+def _abstract(sizes: Mapping[str, int]) -> AbstractMesh:
+    types = (AxisType.Auto,) * len(sizes)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=types)
+
+
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     """A copy with some keys, such as `mesh.fsdp`, set."""
     config = config.copy_and_resolve_references()
@@ -143,16 +162,13 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def _mesh(
-    config: ConfigDict, slice_: topology.Topology, sizes: Mapping[str, int]
-) -> tuple[Any, str]:
+def _mesh(slice_: topology.Topology, sizes: Mapping[str, int]) -> tuple[Any, str]:
     """A mesh over the slice; where libtpu does not know it an abstract one, and why."""
     topology.check_libtpu()
     try:
-        return sharding.make_mesh(config.mesh.to_dict(), topology.devices(slice_)), ""
+        return sharding.make_mesh(sizes, topology.devices(slice_)), ""
     except topology.UnknownSliceError as error:
-        types = (AxisType.Auto,) * len(sizes)
-        return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=types), str(error)
+        return _abstract(sizes), str(error)
 
 
 def _flops(jaxpr: Any, planned: plan.Plan) -> estimate.Flops:

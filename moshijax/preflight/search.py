@@ -7,13 +7,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from moshijax import sharding
+from moshijax.errors import UserError
 from moshijax.preflight import tables
 from moshijax.preflight.examine import Report, changed, examine, read
 from moshijax.preflight.topology import Topology
 from moshijax.train import plan
 
 
-TENSOR = (1, 2, 4, 8)  # Wider than a host's chips it is never worth its traffic.
+TENSOR = tuple(n for n in (1, 2, 4, 8) if n <= sharding.WIDEST_TENSOR)
 
 
 def fit(
@@ -39,11 +40,15 @@ def fit(
         price: of a chip for an hour.
         limit: of compilations.
         say: told how it goes on.
+
+    Raises:
+        UserError: nothing that was tried can be built.
     """
     config = changed(config, mesh)
     settings = variants(plan.make(config).choices, config)
     meshes: list[dict[str, Any]] = [dict(mesh)] if mesh else candidates(config, slice_)
     tried: dict[str, Report] = {}
+    refused: list[str] = []
 
     def attempt(change: Mapping[str, Any]) -> Report | None:
         key = str(sorted(change.items()))
@@ -53,6 +58,7 @@ def fit(
             report = examine(config, slice_, name=name, changes=change, price=price)
         except ValueError as error:
             say(f"left out {_text(change)}: {error}")
+            refused.append(str(error))
             return None
         tried[key] = report
         took = f"{report.compile_seconds:.0f} s to compile"
@@ -64,6 +70,8 @@ def fit(
         attempt(other | best)
     for setting in settings:
         attempt(meshes[0] | setting)
+    if not tried:
+        raise UserError(f"nothing of what --fit looks at can be built: {refused[0]}")
     return list(tried.values())
 
 
@@ -76,9 +84,10 @@ def _leanest_needed(
     at = 0
     while at < len(settings) - 1:
         report = attempt({**mesh, **settings[at]})
-        if report is None or report.fits:
+        if report and report.fits:
             return settings[at]
-        over = report.usage.needed / report.usage.available if report.usage else 1.0
+        usage = report.usage if report else None
+        over = usage.needed / usage.available if usage else 1.0
         at = min(at + (2 if over > 2 else 1), len(settings) - 1)
     attempt({**mesh, **settings[-1]})
     return settings[-1]
@@ -101,6 +110,9 @@ def candidates(config: ConfigDict, slice_: Topology) -> list[dict[str, Any]]:
 
     Parameters split over all chips take the least memory; copies of them on groups of chips
     take less traffic; splitting single layers comes last.
+
+    Raises:
+        UserError: there is none.
     """
     found = []
     own = sharding.mesh_sizes(_divisible(config, slice_), slice_.size)
@@ -108,14 +120,20 @@ def candidates(config: ConfigDict, slice_: Topology) -> list[dict[str, Any]]:
         rows = sizes["data"] * sizes["fsdp"]
         if config.batch_size % rows == 0 and sizes not in found:
             found.append(sizes)
+    if not found:
+        least = slice_.size // max(n for n in TENSOR if slice_.size % n == 0)
+        raise UserError(
+            f"batch_size: {config.batch_size} rows divide over no mesh of {slice_.size} devices "
+            f"whose tensor axis is at most {TENSOR[-1]} wide: take a multiple of {least}."
+        )
     return [{f"mesh.{axis}": size for axis, size in sizes.items()} for sizes in found]
 
 
 def _divisible(config: ConfigDict, slice_: Topology) -> dict[str, int]:
     """The config's mesh if it fits the slice, else one split over all chips."""
     try:
-        return sharding.mesh_sizes(config.mesh.to_dict(), slice_.size)
-    except ValueError:
+        return sharding.mesh_sizes(config.mesh, slice_.size)
+    except UserError:
         return {"data": 1, "fsdp": -1}
 
 

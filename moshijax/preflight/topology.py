@@ -11,6 +11,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from moshijax import libtpu
+from moshijax.errors import UserError
 from moshijax.train.chips import CHIPS, Chip
 
 
@@ -58,39 +59,39 @@ class Slice(NamedTuple):
 
 
 def parse(name: str) -> Topology:
-    """The slice called so, such as v5p:4x4x8.
+    """The slice called so, such as v5p:4x4x8, in either case and with spaces.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
-    family, _, shape = name.strip().partition(":")
+    family, _, shape = "".join(name.lower().split()).partition(":")
     if family not in FAMILIES:
-        raise ValueError(
-            f"topology: {name!r} is unknown, take one of {', '.join(FAMILIES)} and a shape, such "
-            f"as {FAMILIES[0]}:{CHIPS[FAMILIES[0]].topologies[0]}."
+        raise UserError(
+            f"topology: {name.strip()!r} is unknown, take one of {', '.join(FAMILIES)} and a "
+            f"shape, such as {FAMILIES[0]}:{CHIPS[FAMILIES[0]].topologies[0]}."
         )
     chip = CHIPS[family]
     if shape not in chip.topologies:
-        raise ValueError(
+        raise UserError(
             f"topology: {family} has no shape {shape!r}, take one of "
             f"{', '.join(f'{family}:{known}' for known in chip.topologies)}."
         )
     sides = [int(n) for n in shape.split("x")]
     x, y, z = sides if len(sides) == 3 else (*sides, 1)
-    return Topology(name.strip(), chip, (x, y, z))
+    return Topology(f"{family}:{shape}", chip, (x, y, z))
 
 
 def check_libtpu() -> None:
-    """Raises ValueError if there is nothing to compile with."""
+    """Raises UserError if there is nothing to compile with."""
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("libtpu is not installed: pip install 'moshijax[tpu]'.")
+        raise UserError("libtpu is not installed: pip install 'moshijax[tpu]'.")
 
 
 def devices(topology: Topology) -> list[Any]:
     """The devices of a slice, to compile for.
 
     Raises:
-        ValueError: libtpu is missing.
+        UserError: libtpu is missing.
         UnknownSliceError: libtpu does not know the slice.
     """
     check_libtpu()

@@ -256,8 +256,10 @@ def train(
         Stopped: SIGTERM or SIGINT came to any of the run's processes; the state is saved.
     """
     settings.check(config)
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh)
+    for data in eval_data.values():
+        sharding.check_batch_size(data.batch_size, mesh, name="evaluation.batch_size")
     path = pathlib.Path(workdir)
     claim(path, config)
     program = place(task, mesh, config.seed, config.vmem_kib)

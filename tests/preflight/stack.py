@@ -81,6 +81,13 @@ OPTIMIZER = dict(
 )
 
 
+# What a run also reads of a config, and preflight checks.
+LOOP = (
+    *("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "read_ahead"),
+    "max_rollbacks",
+)
+
+
 def plan(config):
     shape = (config.batch_size, config.length, config.dim)
     batch = {"x": jax.ShapeDtypeStruct(shape, np.float32)}
@@ -98,6 +105,8 @@ def get_config(arg=None):
             num_steps=1000,
             batch_size=64,
             accumulate=1,
+            final_sets=(),
+            **dict.fromkeys(LOOP, 1),
             mesh=dict(data=1, fsdp=-1, tensor=1),
             layers=8,
             dim=1024,

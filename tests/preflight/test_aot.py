@@ -1,6 +1,9 @@
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -100,3 +103,26 @@ def test_command_prints_one_report_and_no_noise(tmp_path):
     assert "data=2 fsdp=2" in result.stdout
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert '"topology": "v5e:2x2"' in (tmp_path / "report.json").read_text()
+
+
+def test_an_interrupt_ends_a_compilation(tmp_path):
+    command = [
+        *(sys.executable, "-m", "moshijax.preflight", "--topology", "v5p:4x4x4"),
+        *("--config", "configs/moshi.py", "--out", str(tmp_path / "out")),
+    ]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not list(tmp_path.glob("preflight_*/*")):  # What the compiler writes at its start.
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)  # To its end the compilation takes minutes.
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert said.splitlines()[1:] == ["preflight: interrupted."]
+    assert not list(tmp_path.glob("preflight_*"))

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from moshijax.errors import UserError
 from moshijax.preflight import search, topology
 from tests.preflight import stack
 from tests.preflight.test_report import REPORT, USAGE
@@ -98,3 +99,39 @@ def test_nothing_fits_is_an_answer(monkeypatch):
     ranked, _, _ = run(monkeypatch, needs=lambda c: 11.0 + c["accumulate"], limit=4)
     assert [r.fits for r in ranked] == [False] * 4
     assert ranked[0].usage.needed == pytest.approx(12.0)
+
+
+def test_settings_that_cannot_be_built_do_not_end_the_search_for_one_that_fits(monkeypatch):
+    def needs(change):
+        if change["accumulate"] == 1 and change["remat"] == "none":
+            raise UserError("not so")
+        return 12.0 if change["remat"] == "none" else 8.0
+
+    mesh = {"mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 1}
+    _, log, _ = run(monkeypatch, needs, limit=2, mesh=mesh)
+    assert [(c["remat"], c["accumulate"]) for c in log][:2] == [("none", 1), ("full", 1)]
+
+
+def test_pieces_that_do_not_divide_the_rows_are_left_out(monkeypatch):
+    def unknown(slice_):
+        raise topology.UnknownSliceError("not here")
+
+    monkeypatch.setattr(topology, "devices", unknown)
+    monkeypatch.setattr(topology, "check_libtpu", lambda: None)
+    config = stack.get_config()
+    config.batch_size = 24
+    said = []
+    tried = search.fit(
+        config, topology.parse("v5e:2x4"), {"mesh.fsdp": 8}, name="", price=None, limit=9,
+        say=said.append,
+    )  # fmt: skip
+    assert {report.changes["accumulate"] for report in tried} == {1}
+    assert any("accumulate: 2 pieces of 24 rows do not divide among 8" in line for line in said)
+
+
+def test_a_search_in_which_nothing_can_be_built_says_why(monkeypatch):
+    def needs(change):
+        raise UserError("not so")
+
+    with pytest.raises(UserError, match="nothing of what --fit looks at can be built: not so"):
+        run(monkeypatch, needs, limit=2)

@@ -10,6 +10,7 @@ def test_a_name_is_a_chip_and_its_sides():
     cube = topology.parse("v5p:4x4x8")
     assert (cube.chips, cube.size, cube.sides) == (128, 128, (4, 4, 8))
     assert topology.parse(" v5e:4x8").sides == (4, 8, 1)
+    assert topology.parse("V5E: 4X8 ") == topology.parse("v5e:4x8")
     assert topology.parse("tpu7x:2x2x1").size == 8  # Two devices a chip.
 
 
