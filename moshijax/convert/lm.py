@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from moshijax.convert.lm_forms import arrange, expand, linear_name
+from moshijax.convert.lm_helium import transformers_config
 from moshijax.convert.lm_names import entries, layouts
 from moshijax.convert.names import Entry
 from moshijax.convert.safetensors import write_safetensors
@@ -87,29 +88,6 @@ def save_lm(
     tensors = {e.name: announce(e, leaves, kind) for e, kind in zip(table, types, strict=True)}
     write_safetensors(path, tensors, {"format": "pt"} if layout == "transformers" else {})
     return path
-
-
-def transformers_config(config: MoshiConfig) -> dict[str, Any]:
-    """Returns what transformers' HeliumConfig needs to build the same model of text."""
-    return {
-        "architectures": ["HeliumForCausalLM"],
-        "model_type": "helium",
-        "vocab_size": config.text_vocab,
-        "hidden_size": config.dim,
-        "intermediate_size": config.mlp_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_heads,
-        "head_dim": config.dim // config.num_heads,
-        "max_position_embeddings": config.context,
-        "rope_theta": config.max_period,
-        "rms_norm_eps": 1e-8,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "pad_token_id": config.text_padding,
-    }
 
 
 def check_shared(model: Any) -> None:

@@ -1,13 +1,13 @@
-"""Between our configurations and the `config.json` beside a published language model.
+"""From our configurations to the `config.json` beside a language model.
 
-The field names are those of Moshi's own loader, which builds a model from such a file.
+The field names are those of Moshi's own loader, which builds a model from such a file. `lm_read` is
+the way back.
 """
 
-from collections.abc import Mapping
+import math
 from typing import Any
 
-from moshijax.lm.config import ConditionConfig, DepthConfig, MoshiConfig
-from moshijax.lm.presets import PRESETS
+from moshijax.lm.config import DepthConfig, MoshiConfig
 
 
 # What a loader needs besides sizes, the same for all published models.
@@ -34,12 +34,25 @@ def feedforward(dim: int, mlp_dim: int) -> int:
     size = -(-3 * mlp_dim // 2)
     if 21 * dim // 8 == mlp_dim:
         return 4 * dim
-    return size + 1 if size == 4 * dim else size
+    if size == 4 * dim:
+        size += 1
+    if gated_width(dim, size) != mlp_dim:
+        raise ValueError(
+            f"mlp_dim: Moshi's code can make no MLP of width {mlp_dim} at dim {dim}: take another."
+        )
+    return size
 
 
 def gated_width(dim: int, size: int) -> int:
     """The inverse of `feedforward`."""
     return 21 * dim // 8 if size == 4 * dim else 2 * size // 3
+
+
+def _scale(dim: int, mlp_dim: int) -> float:
+    """What Moshi's code multiplies by `dim` and cuts to a whole number, to have the size."""
+    size = feedforward(dim, mlp_dim)
+    scale = size / dim
+    return scale if int(scale * dim) == size else math.nextafter(scale, math.inf)
 
 
 def to_moshi(config: MoshiConfig) -> dict[str, Any]:
@@ -48,11 +61,12 @@ def to_moshi(config: MoshiConfig) -> dict[str, Any]:
         "dim": config.dim,
         "num_heads": config.num_heads,
         "num_layers": config.num_layers,
-        "hidden_scale": feedforward(config.dim, config.mlp_dim) / config.dim,
+        "hidden_scale": _scale(config.dim, config.mlp_dim),
         "context": config.context,
         "max_period": config.max_period,
         "text_card": config.text_vocab,
         "existing_text_padding_id": config.text_padding,
+        "existing_text_end_padding_id": config.text_padding_end,
         "n_q": config.num_codebooks,
         "dep_q": config.num_generated,
         "card": config.codebook_size,
@@ -115,76 +129,3 @@ def _condition_fields(config: MoshiConfig) -> dict[str, Any]:
     fuser["cross_attention_pos_emb"] = config.positioned_sources
     fields = {"conditioners": conditioners, "fuser": fuser}
     return fields | ({"cross_attention": True} if config.crossed else {})
-
-
-def from_moshi(fields: Mapping[str, Any], where: str = "config.json") -> MoshiConfig:
-    """Reads a `config.json`; what it leaves out is Moshi 7B's, as in Moshi's own loader.
-
-    Raises:
-        ValueError: a field has a value that these models do not have.
-    """
-    fields = to_moshi(PRESETS["moshi_7b"]) | dict(fields)
-    for name, value in COMMON.items():
-        if fields[name] != value:
-            raise ValueError(f"{where}: {name} is {fields[name]!r}; only {value!r} is known.")
-    dim = fields["dim"]
-    stt, tts = fields.get("stt_config") or {}, fields.get("tts_config") or {}
-    pairs = fields.get("demux_second_stream", fields.get("demux_second_text_stream", False))
-    return MoshiConfig(
-        dim=dim,
-        num_heads=fields["num_heads"],
-        num_layers=fields["num_layers"],
-        mlp_dim=gated_width(dim, int(fields["hidden_scale"] * dim)),
-        context=fields["context"],
-        max_period=float(fields["max_period"]),
-        text_vocab=fields["text_card"],
-        num_codebooks=fields["n_q"],
-        codebook_size=fields["card"],
-        delays=tuple(fields["delays"]),
-        depth=_read_depth(fields) if fields["dep_q"] else None,
-        conditions=_read_conditions(fields, where),
-        positioned_sources=(fields.get("fuser") or {}).get("cross_attention_pos_emb", False),
-        two_texts=bool(pairs),
-        num_pause_heads=fields.get("extra_heads_num_heads", 0),
-        ignore_text_end=fields["model_type"] == "hibiki",
-        frame_shift=stt.get("audio_delay_seconds", tts.get("audio_delay", 0.0)),
-        silence_prefix=stt.get("audio_silence_prefix_seconds", 0.0),
-        text_padding=fields["existing_text_padding_id"],
-    )
-
-
-def _read_depth(fields: Mapping[str, Any]) -> DepthConfig:
-    dim, schedule = fields["depformer_dim"], fields.get("depformer_weights_per_step_schedule")
-    return DepthConfig(
-        dim=dim,
-        num_heads=fields["depformer_num_heads"],
-        num_layers=fields["depformer_num_layers"],
-        mlp_dim=gated_width(dim, fields["depformer_dim_feedforward"]),
-        num_codebooks=fields["dep_q"],
-        schedule=None if schedule is None else tuple(schedule),
-        low_rank=fields.get("depformer_low_rank_embeddings"),
-    )
-
-
-def _read_conditions(fields: Mapping[str, Any], where: str) -> tuple[ConditionConfig, ...]:
-    fuser = fields.get("fuser") or {}
-    how = {name: kind for kind in ("sum", "cross") for name in fuser.get(kind, ())}
-    conditions = []
-    for name, spec in (fields.get("conditioners") or {}).items():
-        if name not in how or spec["type"] not in ("lut", "tensor"):
-            raise ValueError(
-                f"{where}: conditioner {name} is of type {spec['type']!r} and fused by "
-                f"{how.get(name)!r}; known are lut and tensor, sum and cross."
-            )
-        own = spec[spec["type"]]
-        values = own.get("possible_values")
-        conditions.append(
-            ConditionConfig(
-                name,
-                how[name],
-                own["dim"],
-                own.get("n_bins"),
-                None if values is None else tuple(values),
-            )
-        )
-    return tuple(conditions)

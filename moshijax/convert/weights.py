@@ -4,18 +4,18 @@ Where they are cut into parts, `model.safetensors.index.json` beside them tells 
 which tensor.
 """
 
-import json
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from moshijax.convert import hub
+from moshijax.convert.fields import read_fields
 from moshijax.convert.hub import HubName
-from moshijax.convert.safetensors import Entry, Safetensors, brief, no_repeats
+from moshijax.convert.safetensors import Entry, Safetensors, brief
 from moshijax.errors import UserError
 
 
@@ -72,11 +72,11 @@ class Folder(NamedTuple):
     place: pathlib.Path | HubName
 
     def find(self, name: str) -> pathlib.Path | None:
-        """Returns the path of a file, fetched if need be; None if there is none."""
+        """Returns the path of a file, fetched if need be; None if nothing is there."""
         if isinstance(self.place, HubName):
             return hub.find(self.place.join(name))
         path = self.place / name
-        return path if path.is_file() else None
+        return path if os.path.lexists(path) else None
 
     def at(self, name: str, path: pathlib.Path) -> "Folder":
         """Returns the folder at the commit whose file was found at a path."""
@@ -162,7 +162,7 @@ def _named(folder: Folder, field: str) -> str | None:
     path = folder.find("config.json")
     if path is None:
         return None
-    name = _read_json(path).get(field)
+    name = read_fields(path).table.get(field)
     if name is not None and not (isinstance(name, str) and hub.inside(name.removeprefix("hf://"))):
         raise UserError(
             f"{path} has the {field} {brief(name)}, which is no name of a file in its folder: "
@@ -207,7 +207,7 @@ def read_index(path: pathlib.Path) -> dict[str, set[str]]:
     Raises:
         UserError: it is no index, or names a part that does not lie beside it.
     """
-    table = _read_json(path).get("weight_map")
+    table = read_fields(path, MAX_INDEX).table.get("weight_map")
     if not isinstance(table, dict) or not table:
         raise UserError(
             f"{path} has no weight_map that tells which part holds a tensor: fetch it anew, or "
@@ -222,19 +222,3 @@ def read_index(path: pathlib.Path) -> dict[str, set[str]]:
             )
         held.setdefault(file, set()).add(name)
     return held
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_INDEX:
-        raise UserError(
-            f"{path} has {path.stat().st_size} bytes, too many for its kind: fetch it anew."
-        )
-    try:
-        table = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=no_repeats)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is no JSON ({' '.join(str(error).split())}): fetch it anew."
-        ) from error
-    if not isinstance(table, dict):
-        raise UserError(f"{path} holds no JSON object: fetch it anew.")
-    return table

@@ -77,7 +77,16 @@ class MoshiConfig:
             )
         if min(self.delays) < 0:
             raise ValueError(f"delays: {min(self.delays)} is negative: count from 0.")
+        if self.dim % (2 * self.num_heads):
+            raise ValueError(
+                f"dim: {self.dim} is no multiple of twice the {self.num_heads} heads: rotary "
+                "positions turn pairs of each head's numbers."
+            )
         depth = self.depth
+        if depth and depth.dim % depth.num_heads:
+            raise ValueError(
+                f"depth.dim: {depth.dim} is no multiple of the {depth.num_heads} heads."
+            )
         if depth and depth.schedule and len(depth.schedule) != depth.num_codebooks:
             raise ValueError(
                 f"depth.schedule: {len(depth.schedule)} entries for {depth.num_codebooks} "

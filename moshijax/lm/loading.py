@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import json
-import pathlib
 from typing import Any
 
 import jax
@@ -13,7 +11,7 @@ from flax import nnx
 
 from moshijax.convert.hub import locate
 from moshijax.convert.lm import load_lm
-from moshijax.convert.lm_config import from_moshi
+from moshijax.convert.lm_beside import read_config
 from moshijax.convert.weights import find_beside
 from moshijax.lm.conditioning import read_values
 from moshijax.lm.config import MoshiConfig
@@ -46,21 +44,6 @@ def find_config(args: argparse.Namespace, codebook_size: int | None) -> MoshiCon
             f"model's have {config.codebook_size}: take the codec that it was trained with"
         )
     return config
-
-
-def read_config(path: pathlib.Path) -> MoshiConfig:
-    """Reads a config.json.
-
-    Raises:
-        ValueError: it is no JSON object, or of a model that is not known.
-    """
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): fetch it anew, or give --preset") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds no JSON object: fetch it anew, or give --preset")
-    return from_moshi(fields, str(path))
 
 
 def load_tokenizer(path: str, config: MoshiConfig | None) -> Any:

@@ -173,7 +173,7 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(file, tmp_path):
         ("{}", "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map"),
         ('{"weight_map": ["a"]}', "has no weight_map"),
-        ('{"weight_map": {"a": "x", "a": "y"}}', "a name occurs twice"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', '"a" is there twice'),
     ],
 )
 def test_a_damaged_index_is_refused_in_one_sentence(text, message, tmp_path):
