@@ -76,7 +76,8 @@ def check_output(path: str | os.PathLike[str]) -> None:
         found = target.stat()
     except FileNotFoundError:
         if not target.parent.is_dir():
-            raise UserError(f"{path}: there is no folder {target.parent}; make it first") from None
+            folder = target.parent if os.path.islink(path) else pathlib.Path(path).parent
+            raise UserError(f"{path}: there is no folder {folder}; make it first") from None
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise unwritable(path, PermissionError(errno.EACCES, "")) from None
         return
@@ -90,6 +91,23 @@ def check_output(path: str | os.PathLike[str]) -> None:
         raise UserError(f"{path} is there and write-protected; give another name")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise unwritable(path, PermissionError(errno.EACCES, ""))
+
+
+def check_distinct(output: str | os.PathLike[str], *sources: str | os.PathLike[str] | None) -> None:
+    """Raises if a file is to be written over one that is read, by whatever name or link.
+
+    `-` is the standard input; what is no file, such as the name of one on a hub, is none of them.
+    """
+    for source in sources:
+        try:
+            same = os.path.samestat(os.stat(0 if source == "-" else source or ""), os.stat(output))
+        except (OSError, ValueError):
+            continue
+        if same:
+            raise UserError(
+                f"{output} is the file that is read as {source}, and would be overwritten; give "
+                "another name"
+            )
 
 
 def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:

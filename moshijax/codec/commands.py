@@ -2,14 +2,18 @@
 
     python -m moshijax.codec encode in.wav out.npz
     python -m moshijax.codec decode out.npz out.wav
-    python -m moshijax.codec roundtrip in.flac out.wav --codebooks 16 --stream
+    python -m moshijax.codec roundtrip in.m4a out.wav --codebooks 16 --stream
+    ffmpeg ... | python -m moshijax.codec encode - out.npz
 
-Audio may have any sample rate, number of channels and format that libsndfile reads. Codes are an
-npz of `codes` [codebooks, frames] and `sample_rate`. Memory does not grow with the length.
+Audio may have any sample rate and number of channels, and any format that FFmpeg or libsndfile
+reads, also the sound of a video; `-` is the standard input. Codes are an npz of `codes`
+[codebooks, frames] and `sample_rate`. Memory does not grow with the length.
 """
 
 import argparse
 import dataclasses
+import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
@@ -24,7 +28,10 @@ from moshijax.codec.mimi import Mimi, for_inference
 from moshijax.convert.mimi import load_mimi
 from moshijax.convert.random import random_mimi
 from moshijax.data import codes as codes_files
-from moshijax.data.audio import check_output, duration, read_blocks, writing
+from moshijax.data.audio import Recording
+from moshijax.data.audio_writer import check_output, writing
+from moshijax.errors import UserError
+from moshijax.files import check_distinct
 from moshijax.nn.streaming import make_step
 from moshijax.terminal import complaining, make_parser
 
@@ -36,14 +43,15 @@ Feed = Callable[[np.ndarray], np.ndarray]
 def encode(args: argparse.Namespace) -> str:
     """Writes the codes of an audio file."""
     config, books = PRESETS[args.preset], count_codebooks(args)
-    seconds = duration(args.input)
     codes_files.check_output(args.output)
+    check_distinct(args.output, args.input, args.mimi)
+    recording = Recording(args.input, warn)
     mimi = load(args.mimi, config, books)
     feed = encoder(mimi, books, args.chunk)
-    blocks = read_blocks(args.input, config.sample_rate, args.chunk * config.frame_size)
+    blocks = recording.read_blocks(config.sample_rate, args.chunk * config.frame_size)
     # As bytes: an hour of frames is 1.4 MB so, and 100 MB as an array each.
     frames = bytearray()
-    for block in progress(blocks, seconds, config.sample_rate):
+    for block in progress(blocks, recording.seconds, config.sample_rate):
         frames += feed(block).T.astype(np.int32).tobytes()
     whole = np.frombuffer(frames, np.int32).reshape(-1, books).T
     codes_files.write_codes(args.output, whole, config.sample_rate)
@@ -60,6 +68,7 @@ def decode(args: argparse.Namespace) -> str:
         codebook_size=config.codebook_size,
     )
     check_output(args.output)
+    check_distinct(args.output, args.input, args.mimi)
     feed = decoder(load(args.mimi, config, codes.shape[0]), args.chunk)
     chunks = (codes[:, t : t + args.chunk] for t in range(0, codes.shape[1], args.chunk))
     seconds = codes.shape[1] / config.frame_rate
@@ -69,13 +78,14 @@ def decode(args: argparse.Namespace) -> str:
 def roundtrip(args: argparse.Namespace) -> str:
     """Encodes and decodes an audio file; the length stays, the sample rate is the model's."""
     config, books = PRESETS[args.preset], count_codebooks(args)
-    seconds = duration(args.input)
     check_output(args.output)
+    check_distinct(args.output, args.input, args.mimi)
+    recording = Recording(args.input, warn)
     mimi = load(args.mimi, config, books)
     to_codes, to_audio = encoder(mimi, books, args.chunk), decoder(mimi, args.chunk)
-    blocks = read_blocks(args.input, config.sample_rate, args.chunk * config.frame_size)
+    blocks = recording.read_blocks(config.sample_rate, args.chunk * config.frame_size)
     sound = (to_audio(to_codes(block))[: len(block)] for block in blocks)
-    return write(args.output, sound, seconds, config)
+    return write(args.output, sound, recording.seconds, config)
 
 
 def load(source: str, config: MimiConfig, num_codebooks: int) -> Mimi:
@@ -92,7 +102,7 @@ def count_codebooks(args: argparse.Namespace) -> int:
     if args.codebooks is None:
         return min(8, most)
     if not 1 <= args.codebooks <= most:
-        raise ValueError(
+        raise UserError(
             f"--codebooks {args.codebooks}: the preset {args.preset} has 1 to {most} codebooks"
         )
     return args.codebooks
@@ -143,7 +153,7 @@ def live(step: Callable[[Any, Any], tuple[Any, Any]], state: Any) -> Feed:
     return feed
 
 
-def write(path: str, sound: Iterable[np.ndarray], seconds: float, config: MimiConfig) -> str:
+def write(path: str, sound: Iterable[np.ndarray], seconds: float | None, config: MimiConfig) -> str:
     """Writes audio as it comes."""
     samples = 0
     with writing(path, config.sample_rate) as append:
@@ -154,14 +164,22 @@ def write(path: str, sound: Iterable[np.ndarray], seconds: float, config: MimiCo
 
 
 def progress(
-    blocks: Iterable[np.ndarray], seconds: float, sample_rate: int
+    blocks: Iterable[np.ndarray], seconds: float | None, sample_rate: int
 ) -> Generator[np.ndarray]:
     """Shows how many seconds of audio are done, on a terminal and if it takes over a second."""
-    form = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio, {remaining} left"
+    form = "{n:.0f} s of audio"
+    if seconds is not None:
+        form = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio, {remaining} left"
     with tqdm(total=seconds, disable=None, delay=1, leave=False, bar_format=form) as bar:
         for block in blocks:
             yield block
-            bar.update(min(len(block) / sample_rate, seconds - bar.n))
+            done = len(block) / sample_rate
+            bar.update(done if seconds is None else min(done, seconds - bar.n))
+
+
+def warn(sentence: str) -> None:
+    """Says what is odd about an input, above the progress."""
+    tqdm.write(f"warning: {sentence}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -169,9 +187,9 @@ def parser() -> argparse.ArgumentParser:
     top = make_parser("python -m moshijax.codec", __doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for run, source, target in (
-        (encode, "audio file", "npz of codes"),
+        (encode, "audio file, or - for the standard input,", "npz of codes"),
         (decode, "npz of codes", "wav, flac, ogg or mp3 file"),
-        (roundtrip, "audio file", "wav, flac, ogg or mp3 file"),
+        (roundtrip, "audio file, or - for the standard input,", "wav, flac, ogg or mp3 file"),
     ):
         text = (run.__doc__ or "").split("\n")[0]
         command = commands.add_parser(run.__name__, help=text, description=text)
@@ -209,4 +227,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     libtpu.hush()
     with complaining("moshijax.codec"):
-        print(args.run(args))
+        done = args.run(args)
+        # A name need not be text; what cannot be shown of it is written as a number.
+        print(os.fsencode(done).decode(errors="backslashreplace"))

@@ -23,7 +23,9 @@ import numpy as np
 from moshijax import libtpu
 from moshijax.codec import commands as codec
 from moshijax.codec.config import PRESETS as MIMI_PRESETS
-from moshijax.data.audio import check_output, cut, duration, read_blocks, writing
+from moshijax.data.audio import Recording, cut
+from moshijax.data.audio_writer import check_output, writing
+from moshijax.files import check_distinct
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.loading import find_config, load_tokenizer, open_session
 from moshijax.lm.presets import PRESETS
@@ -38,7 +40,9 @@ LIMIT = 60.0  # seconds that a translation may go on after its user
 
 def converse(args: argparse.Namespace) -> str:
     """Feeds a recording frame by frame; writes both sides."""
-    seconds = duration(args.input)
+    if args.output is not None:
+        check_distinct(args.output, args.input, args.lm, args.mimi, args.tokenizer)
+    recording = Recording(args.input, codec.warn)
     mimi_config = MIMI_PRESETS[args.mimi_preset]
     config = find_config(args, mimi_config.codebook_size)
     speaker = Speaker(args, config)
@@ -63,7 +67,7 @@ def converse(args: argparse.Namespace) -> str:
     encode, decode = codec.encoder(mimi, config.num_given, 1), codec.decoder(mimi, 1)
     session = open_session(args, config)
     frame, rate = mimi_config.frame_size, mimi_config.sample_rate
-    frames = user_frames(args, config, rate, frame)
+    frames = user_frames(recording, config, rate, frame)
     start, count, said = time.monotonic(), 0, np.zeros(frame, np.float32)
 
     def sides() -> Iterator[np.ndarray]:
@@ -85,10 +89,10 @@ def converse(args: argparse.Namespace) -> str:
 
     if speaks:
         with writing(args.output, rate, channels=2) as append:
-            for block in progress(sides(), seconds, rate):
+            for block in progress(sides(), recording.seconds, rate):
                 append(block)
     else:
-        for _ in progress(sides(), seconds, rate):
+        for _ in progress(sides(), recording.seconds, rate):
             pass
     speaker.end()
     took = time.monotonic() - start
@@ -97,7 +101,7 @@ def converse(args: argparse.Namespace) -> str:
 
 
 def user_frames(
-    args: argparse.Namespace, config: MoshiConfig, rate: int, frame: int
+    recording: Recording, config: MoshiConfig, rate: int, frame: int
 ) -> Iterator[tuple[np.ndarray, str]]:
     """Yields frames of sound, and how they are silent: "" while the user may speak.
 
@@ -106,7 +110,7 @@ def user_frames(
     too; the others hear `max_delay` frames more, so that all that the user said is answered.
     """
     silence = np.zeros(frame, np.float32)
-    sound: Iterable[np.ndarray] = read_blocks(args.input, rate, frame)
+    sound: Iterable[np.ndarray] = recording.read_blocks(rate, frame)
     if config.num_generated == 0:
         seconds = (config.silence_prefix, config.frame_shift + 1.0)
         before, after = (np.zeros(int(s * rate), np.float32) for s in seconds)
@@ -180,7 +184,9 @@ class Speaker:
         print(self.text.end() if self.text else "", flush=True)
 
 
-def progress(blocks: Iterator[np.ndarray], seconds: float, rate: int) -> Iterator[np.ndarray]:
+def progress(
+    blocks: Iterator[np.ndarray], seconds: float | None, rate: int
+) -> Iterator[np.ndarray]:
     """Shows a bar where it does not stand in the way of the text."""
     return blocks if sys.stdout.isatty() else codec.progress(blocks, seconds, rate)
 
@@ -189,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     top = make_parser("python -m moshijax.lm.run", __doc__)
     add = top.add_argument
-    add("input", nargs="?", metavar="IN", help="recording of the user")
+    add("input", nargs="?", metavar="IN", help="recording of the user, or - for the standard input")
     add("output", nargs="?", metavar="OUT", help="wav, flac or ogg file of both sides")
     add("--lm", required=True, metavar="FILE", help="weights: a path, hf://..., or `random`")
     add("--preset", choices=PRESETS, help="structure (default: config.json beside, else Moshi's)")

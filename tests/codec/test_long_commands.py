@@ -11,8 +11,8 @@ import pytest
 import soundfile
 import tqdm
 
-from moshijax.codec import commands
 from moshijax.codec.commands import main
+from moshijax.data.audio import Recording
 
 
 TRY = ("--mimi", "random", "--preset", "tiny")
@@ -35,7 +35,7 @@ def test_memory_does_not_grow_with_the_length(command, monkeypatch):
     seconds = 20
     write_noise("in.wav", seconds)
 
-    read = commands.read_blocks
+    read = Recording.read_blocks
 
     def watched(*args):
         for i, block in enumerate(read(*args)):
@@ -43,7 +43,7 @@ def test_memory_does_not_grow_with_the_length(command, monkeypatch):
                 tracemalloc.start()
             yield block
 
-    monkeypatch.setattr(commands, "read_blocks", watched)
+    monkeypatch.setattr(Recording, "read_blocks", watched)
     output = "out.npz" if command == "encode" else "out.wav"
     try:
         main([command, "in.wav", output, "--codebooks", "1", *TRY])
@@ -84,12 +84,12 @@ def interrupted(capsys, monkeypatch, *args):
 
 
 @pytest.mark.parametrize(
-    "args", [("encode", "in.wav", "out.npz"), ("roundtrip", "in.wav", "in.wav")]
+    "args", [("encode", "in.wav", "out.npz"), ("roundtrip", "in.wav", "out.wav")]
 )
 def test_interrupt_ends_with_one_line_and_no_half_written_file(args, capsys, monkeypatch, folder):
     write_noise("in.wav", 2)
     before = pathlib.Path("in.wav").read_bytes()
-    read, files = commands.read_blocks, []
+    read, files = Recording.read_blocks, []
 
     def interrupting(*args):
         for i, block in enumerate(read(*args)):
@@ -98,7 +98,7 @@ def test_interrupt_ends_with_one_line_and_no_half_written_file(args, capsys, mon
                 signal.raise_signal(signal.SIGINT)
             yield block
 
-    monkeypatch.setattr(commands, "read_blocks", interrupting)
+    monkeypatch.setattr(Recording, "read_blocks", interrupting)
     interrupted(capsys, monkeypatch, *args, *TRY)
     assert len(files) == (2 if args[0] == "roundtrip" else 1)
     assert [path.name for path in folder.iterdir()] == ["in.wav"]

@@ -6,7 +6,8 @@ import pytest
 import soundfile
 import soxr
 
-from moshijax.data.audio import check_output, duration, read_blocks, writing
+from moshijax.data.audio import Recording
+from moshijax.errors import UserError
 
 
 RATE = 24000
@@ -24,7 +25,7 @@ def write(path, samples, rate, **options):
 
 
 def read(path, block=1000, rate=RATE):
-    return np.concatenate(list(read_blocks(path, rate, block)))
+    return np.concatenate(list(Recording(path).read_blocks(rate, block)))
 
 
 def float_wav(path, samples, rate=RATE):
@@ -35,7 +36,7 @@ def float_wav(path, samples, rate=RATE):
 def test_blocks_are_whole_but_the_last(tmp_path, block):
     samples = tone(0.2, RATE)[:, 0] if block == 1 else tone(2.3, RATE)[:, 0]
     path = float_wav(tmp_path / "x.wav", samples)
-    blocks = list(read_blocks(path, RATE, block))
+    blocks = list(Recording(path).read_blocks(RATE, block))
     assert [len(b) for b in blocks[:-1]] == [block] * (len(blocks) - 1)
     assert 0 < len(blocks[-1]) <= block
     np.testing.assert_array_equal(np.concatenate(blocks), samples)
@@ -64,43 +65,9 @@ def test_resampled_tone_keeps_its_pitch_and_place(tmp_path):
     np.testing.assert_allclose(got[500:-500], want[500:-500], atol=1e-3)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "w64"])
-def test_formats_are_written_and_read(tmp_path, suffix):
-    samples = tone(2.0, RATE)[:, 0]
-    path = tmp_path / f"x.{suffix}"
-    with writing(path, RATE) as append:
-        for start in range(0, len(samples), 7000):
-            append(samples[start : start + 7000])
-        assert not path.exists()
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    got = read(path)
-    assert duration(path) == pytest.approx(2.0, abs=0.1)
-    assert len(got) == pytest.approx(len(samples), abs=2400)
-    lossy = suffix in ("ogg", "mp3")
-    error = np.abs(got[: len(samples)] - samples[: len(got)]).mean()
-    assert error < (0.05 if lossy else 1e-4)
-
-
-def test_failed_write_leaves_the_old_file(tmp_path):
-    path = float_wav(tmp_path / "x.wav", tone(0.1, RATE))
-    before = path.read_bytes()
-
-    def interrupted(samples):
-        with writing(path, RATE) as append:
-            append(samples)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(np.zeros(100, np.float32))
-    with pytest.raises(ValueError, match=r"x\.wav would hold NaN or infinite"):
-        interrupted(np.full(3, np.nan, np.float32))
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
 def peak(path):
     tracemalloc.start()
-    for _ in read_blocks(path, RATE, 1920):
+    for _ in Recording(path).read_blocks(RATE, 1920):
         pass
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -133,7 +100,7 @@ BAD = {
     r"{}: there is no such audio file; check the path": lambda p: p,
     r"{} is empty; record or fetch it anew": lambda p: (p.touch(), p)[1],
     r"{} cannot be read as audio \(.*\); convert it": lambda p: p.write_text("hi" * 99) and p,
-    r"{} cannot be read as audio \(samplerate": lambda p: (
+    r"{} cannot be read as audio": lambda p: (
         p.with_suffix(".raw").write_bytes(bytes(8)) and p.with_suffix(".raw")
     ),
     r"{} has 0 samples; record": lambda p: float_wav(p, np.zeros((0, 2))),
@@ -151,27 +118,11 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_unfit_files_are_refused_in_one_sentence(tmp_path, message):
     path = BAD[message](tmp_path / "bad.wav")
-    with pytest.raises(ValueError, match=message.format(re.escape(str(path)))) as caught:
+    with pytest.raises(UserError, match=message.format(re.escape(str(path)))) as caught:
         read(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_no_audio_file(tmp_path):
-    with pytest.raises(ValueError, match="there is no such audio file"):
-        duration(tmp_path)
-
-
-def test_outputs_that_cannot_be_written_are_refused(tmp_path):
-    assert check_output(tmp_path / "x.flac") == "FLAC"
-    with pytest.raises(ValueError, match=r"x\.xyz ends in '\.xyz', which is no audio format"):
-        check_output(tmp_path / "x.xyz")
-    with pytest.raises(ValueError, match=r"there is no folder .*none; make it first"):
-        check_output(tmp_path / "none" / "x.wav")
-    (tmp_path / "folder.wav").mkdir()
-    with pytest.raises(ValueError, match=r"folder\.wav is a folder; give the name of a file"):
-        check_output(tmp_path / "folder.wav")
-    with (
-        pytest.raises(ValueError, match=r"x\.mp3 cannot be written as MP3 at 23999 Hz"),
-        writing(tmp_path / "x.mp3", 23999),
-    ):
-        pass
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        Recording(tmp_path)

@@ -1,4 +1,3 @@
-import argparse
 import dataclasses
 import json
 import os
@@ -13,6 +12,7 @@ import soundfile
 
 from moshijax.convert.lm import save_lm
 from moshijax.convert.lm_config import to_moshi
+from moshijax.data.audio import Recording
 from moshijax.lm import commands
 from moshijax.lm.commands import codec, main, user_frames
 from moshijax.lm.presets import PRESETS
@@ -73,8 +73,7 @@ def test_a_transcript_needs_no_output(folder, capsys):
 
 def test_silence_around_a_recording_is_exact_to_the_sample(folder):
     config = dataclasses.replace(PRESETS["stt_1b_tiny"], silence_prefix=0.0105, frame_shift=-0.9999)
-    args = argparse.Namespace(input="user.wav")
-    frames = list(user_frames(args, config, 24000, 24))
+    frames = list(user_frames(Recording("user.wav"), config, 24000, 24))
     assert {frame.shape for frame, _ in frames} == {(24,)}
     assert {silent for _, silent in frames} == {""}
     user, _ = soundfile.read("user.wav", dtype="float32")

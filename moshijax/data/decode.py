@@ -1,0 +1,222 @@
+"""Decoding of audio, a frame at a time: what a file holds, whatever its header says of it.
+
+FFmpeg decodes; libsndfile reads the files of samples that FFmpeg knows nothing of.
+"""
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from typing import IO, NamedTuple
+
+import av
+import numpy as np
+import soundfile
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from jaxtyping import Float
+
+
+# Containers of sound. Others, such as playlists, could lead to other files and to the network.
+CONTAINERS = (
+    *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dsf", "eac3", "flac", "flv"),
+    *("iff", "ircam", "loas", "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts"),
+    *("nistsphere", "ogg", "pvf", "sds", "shn", "sox", "tak", "tta", "voc", "w64", "wav", "wv"),
+    "xwma",
+)
+OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file,subfile"}
+LOSSLESS = ("pcm_", "flac", "alac", "wavpack", "tta", "ape", "tak", "shorten", "mlp", "truehd")
+# Of these a length is a guess by the rate of bits.
+NO_LENGTH = ("aac", "ac3", "amr", "eac3", "loas", "mpeg", "mpegts")
+EXACT = ("aiff", "au", "caf", "flac", "w64", "wav")  # these count samples
+UNKNOWN = 1 << 62  # samples; what libsndfile says of a stream without a length is more
+SECOND = 48_000  # samples that libsndfile reads at a time
+CHUNK = 1 << 20  # bytes
+PAGE, FIRST = b"OggS\0", 2  # an Ogg page of version 0; the flag of a stream's first
+
+Samples = Float[np.ndarray, "samples C"]
+
+
+class DecodeError(Exception):
+    """A file is no audio, or damaged; the message says how."""
+
+
+class Frame(NamedTuple):
+    """Samples that were decoded at once."""
+
+    rate: int
+    samples: Samples
+
+
+class Header(NamedTuple):
+    """What a part of a file says of itself."""
+
+    seconds: float | None  # None: it does not say
+    exact: bool  # whether it says so to the sample
+    others: int  # audio streams beside the one that is read
+
+
+class Part:
+    """A stretch of a file that is decoded by itself: all of it, or a link of a chained Ogg."""
+
+    def __init__(self, file: IO[bytes], stretch: tuple[int, int] | None = None):
+        self._file = file
+        # By its number: no byte or prefix of a name means anything to FFmpeg then.
+        self._url = f"file:/dev/fd/{file.fileno()}"
+        if stretch is not None:
+            self._url = f"subfile,,start,{stretch[0]},end,{stretch[1]},,:{self._url}"
+        self.lost = 0  # packets that could not be decoded
+
+    def header(self) -> Header:
+        """Reads what the part says of itself.
+
+        Raises:
+            DecodeError: it holds no audio.
+        """
+        try:
+            with self._open() as container:
+                stream = _pick(container)
+                return _header(container, stream)
+        except av.FFmpegError as error:
+            with self._open_sndfile(error) as file:
+                known = file.frames < UNKNOWN
+                return Header(file.frames / file.samplerate if known else None, known, 0)
+
+    def frames(self) -> Iterator[Frame]:
+        """Decodes all that is there.
+
+        Raises:
+            DecodeError: it holds no audio, or is damaged and was to be kept to the sample.
+        """
+        try:
+            container = self._open()
+            stream = _pick(container)
+        except av.FFmpegError as error:
+            yield from self._sndfile_frames(error)
+            return
+        with container:
+            try:
+                yield from self._decode(container, stream)
+            except av.FFmpegError as error:
+                raise DecodeError(_reason(error)) from error
+
+    def _rewound(self) -> int:
+        os.lseek(self._file.fileno(), 0, os.SEEK_SET)
+        return self._file.fileno()
+
+    def _open(self) -> InputContainer:
+        self._rewound()  # Where /dev/fd is no new opening, it shares the position.
+        return av.open(self._url, options=dict(OPTIONS), metadata_errors="replace")
+
+    def _decode(self, container: InputContainer, stream: AudioStream) -> Iterator[Frame]:
+        strict = stream.codec_context.name.startswith(LOSSLESS)
+        if strict:
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        # The edit list of an MP4 ends within a frame; only the last packet's duration says so.
+        cuts = "mov" in container.format.name and stream.frames > 0
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError:
+                # What players do: bytes that are no sound lie between the parts of joined MP3s.
+                if strict:
+                    raise
+                self.lost += 1
+                continue
+            for frame in frames:
+                samples = _samples(frame)
+                if cuts and packet.duration and packet.time_base == Fraction(1, frame.sample_rate):
+                    samples = samples[: packet.duration]
+                if len(samples):
+                    yield Frame(frame.sample_rate, samples)
+
+    @contextlib.contextmanager
+    def _open_sndfile(self, error: av.FFmpegError) -> Generator[soundfile.SoundFile]:
+        """Opens a file that FFmpeg refused with an error."""
+        try:
+            file = soundfile.SoundFile(self._rewound(), closefd=False)
+        except soundfile.LibsndfileError:
+            raise DecodeError(_reason(error)) from error
+        with file:
+            # It trusts the lengths of these, whose parts it does not all see.
+            if file.format in ("MP3", "OGG"):
+                raise DecodeError(_reason(error)) from error
+            yield file
+
+    def _sndfile_frames(self, error: av.FFmpegError) -> Iterator[Frame]:
+        with self._open_sndfile(error) as file:
+            while True:
+                try:
+                    samples = file.read(SECOND, dtype="float32", always_2d=True)
+                except soundfile.LibsndfileError as damage:
+                    raise DecodeError(damage.error_string.rstrip(".")) from damage
+                if not len(samples):
+                    return
+                yield Frame(file.samplerate, samples)
+
+
+def find_parts(file: IO[bytes]) -> list[Part]:
+    """Returns the parts of a file, one after the other."""
+    file.seek(0)
+    if not file.read(len(PAGE)).startswith(PAGE):
+        return [Part(file)]
+    starts = _find_links(file)
+    if len(starts) < 2:
+        return [Part(file)]
+    size = file.seek(0, os.SEEK_END)
+    return [Part(file, stretch) for stretch in zip(starts, [*starts[1:], size], strict=True)]
+
+
+def _find_links(file: IO[bytes]) -> list[int]:
+    """Finds where the links of a chained Ogg begin: with first pages, after others."""
+    file.seek(0)
+    starts, base, tail, was_first = [], 0, b"", False
+    while chunk := file.read(CHUNK):
+        data = tail + chunk
+        at = data.find(PAGE)
+        while 0 <= at < len(data) - len(PAGE):
+            is_first = bool(data[at + len(PAGE)] & FIRST)
+            if is_first and not was_first:
+                starts.append(base + at)
+            was_first = is_first
+            at = data.find(PAGE, at + 1)
+        keep = min(len(PAGE), len(data))
+        base, tail = base + len(data) - keep, data[len(data) - keep :]
+    return starts
+
+
+def _pick(container: InputContainer) -> AudioStream:
+    stream = container.streams.best("audio")
+    if stream is None and len(container.streams):
+        raise DecodeError("it has pictures but no sound")
+    if not isinstance(stream, AudioStream) or stream.codec_context is None:
+        raise av.InvalidDataError(0, "no stream of sound that could be decoded")
+    return stream
+
+
+def _header(container: InputContainer, stream: AudioStream) -> Header:
+    form, codec = container.format.name, stream.codec_context
+    others = len(container.streams.audio) - 1
+    if form in NO_LENGTH:
+        return Header(None, False, others)
+    if stream.duration is None or stream.time_base is None:
+        seconds = container.duration / av.time_base if container.duration else None
+        return Header(seconds, False, others)
+    counts = form in EXACT and codec.name.startswith(("pcm_", "flac"))
+    exact = counts and stream.time_base == Fraction(1, codec.sample_rate or 1)
+    return Header(float(stream.duration * stream.time_base) or None, exact, others)
+
+
+def _samples(frame: AudioFrame) -> Samples:
+    data = frame.to_ndarray()
+    samples = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
+    return samples.astype(np.float32, copy=False)
+
+
+def _reason(error: av.FFmpegError) -> str:
+    return str(error.strerror or error).rstrip(".")

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import soundfile
+
+from moshijax.data.audio import Recording
+from moshijax.data.audio_writer import check_output, writing
+from moshijax.errors import UserError
+
+
+RATE = 24000
+rng = np.random.default_rng(0)
+
+
+def tone(seconds):
+    t = np.arange(int(seconds * RATE)) / RATE
+    noise = rng.standard_normal(len(t)) * 0.05
+    return (np.sin(2 * np.pi * 440 * t) * 0.3 + noise).astype(np.float32)
+
+
+def read(path):
+    return np.concatenate(list(Recording(path).read_blocks(RATE, 1000)))
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "w64"])
+def test_formats_are_written_and_read(tmp_path, suffix):
+    samples = tone(2.0)
+    path = tmp_path / f"x.{suffix}"
+    with writing(path, RATE) as append:
+        for start in range(0, len(samples), 7000):
+            append(samples[start : start + 7000])
+        assert not path.exists()
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    got = read(path)
+    assert Recording(path).seconds == pytest.approx(2.0, abs=0.1)
+    assert len(got) == pytest.approx(len(samples), abs=2400)
+    lossy = suffix in ("ogg", "mp3")
+    error = np.abs(got[: len(samples)] - samples[: len(got)]).mean()
+    assert error < (0.05 if lossy else 1e-4)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, tone(0.1), RATE)
+    before = path.read_bytes()
+
+    def interrupted(samples):
+        with writing(path, RATE) as append:
+            append(samples)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(np.zeros(100, np.float32))
+    with pytest.raises(UserError, match=r"x\.wav would hold NaN or infinite"):
+        interrupted(np.full(3, np.nan, np.float32))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_outputs_that_cannot_be_written_are_refused(tmp_path):
+    assert check_output(tmp_path / "x.flac") == "FLAC"
+    with pytest.raises(UserError, match=r"x\.xyz ends in '\.xyz', which is no audio format"):
+        check_output(tmp_path / "x.xyz")
+    with pytest.raises(UserError, match=r"there is no folder .*none; make it first"):
+        check_output(tmp_path / "none" / "x.wav")
+    (tmp_path / "folder.wav").mkdir()
+    with pytest.raises(UserError, match=r"folder\.wav is a folder; give the name of a file"):
+        check_output(tmp_path / "folder.wav")
+    with (
+        pytest.raises(UserError, match=r"x\.mp3 cannot be written as MP3 at 23999 Hz"),
+        writing(tmp_path / "x.mp3", 23999),
+    ):
+        pass
