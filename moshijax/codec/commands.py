@@ -12,7 +12,6 @@ reads, also the sound of a video; `-` is the standard input. Codes are an npz of
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
@@ -227,6 +226,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     libtpu.hush()
     with complaining("moshijax.codec"):
-        done = args.run(args)
-        # A name need not be text; what cannot be shown of it is written as a number.
-        print(os.fsencode(done).decode(errors="backslashreplace"))
+        print(args.run(args))

@@ -19,6 +19,7 @@ from moshijax.files import replacing
 
 LIMIT = (1 << 32) - (1 << 20)  # bytes of samples in a file whose header counts them in 32 bits
 LIMITLESS = ("CAF", "FLAC", "MP3", "OGG", "RF64", "W64", "WAV", "WAVEX")
+HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RF64_AUTO_DOWNGRADE = 0x1210  # of libsndfile's sf_command
 
 
@@ -126,17 +127,17 @@ class _Sink:
 
 @contextmanager
 def _held_back() -> Generator[None]:
-    """Keeps an interrupt for later: where C calls back into Python, it would be lost."""
-    before = signal.getsignal(signal.SIGINT)
-    raises = before is signal.default_int_handler
-    if not raises or threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Keeps signals for later: what a handler raises where C calls back into Python is lost."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in HELD if main}
+    handlers = {number: handler for number, handler in before.items() if callable(handler)}
     came: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda *call: came.append(call))
+    for number in handlers:
+        signal.signal(number, lambda *call: came.append(call))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number, frame in came:
+        handlers[signal.Signals(number)](number, frame)
