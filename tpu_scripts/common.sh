@@ -1,8 +1,10 @@
 # Sourced by the scripts beside it: options, and commands that are run or printed.
 #
-# Every option --some-name VALUE may also come from the environment as TPU_SOME_NAME.
-# shellcheck shell=bash
+#   tpu_scripts/create.sh --help     and so for each of them
+#
+# Every option --some-name VALUE may come from the environment as TPU_SOME_NAME.
 
+# shellcheck shell=bash
 # shellcheck disable=SC2088  # A host's own home, where the code lies.
 SOURCE='~/moshijax'
 # shellcheck disable=SC2034  # Read by the scripts.
@@ -17,7 +19,7 @@ fail() {
 
 # The comment at the top of the script that runs is its help.
 usage() {
-  awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "tpu_scripts/${0##*/}"
+  awk '/^#!/ { next } { if (!/^#/) exit; sub(/^# ?/, ""); print }' "tpu_scripts/${0##*/}"
 }
 
 variable() {
@@ -41,6 +43,7 @@ parse() {
         COMMAND=("$@")
         break
         ;;
+      -h) TPU_HELP=yes; break ;;
       --*) ;;
       *) fail "surplus argument '$1': options begin with --, a command stands after --." ;;
     esac
@@ -141,3 +144,7 @@ ship() {
     "--project=$TPU_PROJECT" "--zone=$TPU_ZONE" --worker=all
   on all "mkdir -p $SOURCE && tar -xzf $there -C $SOURCE"
 }
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  usage
+fi

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Asks for a TPU by a queued resource of the same name; it comes when there is one free.
+# Asks for a TPU by a queued resource of its name; it comes when one is free.
 #
 #   create.sh --name NAME --topology v5p:4x4x8 --spot
 #
 #   --topology GEN:SIDES   as preflight has it: v4, v5e, v5p or v6e and its sides
 #   --type TYPE            instead: an accelerator type, as in v5p-256
-#   --spot | --reserved    cheap and taken away at any time | of a reservation; else on demand
+#   --spot | --reserved    cheap and taken away at any time | of a reservation;
+#                          else on demand
 #   --valid-until 12h      give up the request after this time
 #   --runtime VERSION      software of the hosts, if not the generation's own
-#   --project P --zone Z   where; --dry-run prints the commands; -- ARGS go to gcloud
+#   --project P --zone Z   where; --dry-run prints the commands;
+#                          -- ARGS go to gcloud
 set -euo pipefail
 # shellcheck source=tpu_scripts/common.sh
 . "$(dirname "$0")/common.sh"

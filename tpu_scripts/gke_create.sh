@@ -3,7 +3,7 @@
 #
 #   gke_create.sh --cluster CLUSTER --type v5p-128 --spot --bucket BUCKET
 #
-#   --type TYPE            accelerator type of a slice, as in v5p-128 or v5litepod-32
+#   --type TYPE            accelerator type of a slice: v5p-128, v5litepod-32
 #   --slices 1             how many of them
 #   --spot | --reservation NAME   else on demand
 #   --bucket BUCKET        a Cloud Storage bucket that all runs see as /bucket

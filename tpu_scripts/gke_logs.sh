@@ -3,7 +3,7 @@
 #
 #   gke_logs.sh --name NAME --cluster CLUSTER
 #
-#   --worker 0             which host of a slice, or all; process 0 is the one that reports
+#   --worker 0             which host of a slice, or all; process 0 reports
 #   --lines 100            how many lines of the past
 #   --no-follow            ends after them
 #   --project P --zone Z   where; --dry-run prints the commands

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Builds an image of the code as it is here and starts a command in it on a cluster's TPU, with
-# xpk. A lost or preempted run is started again by the cluster, and goes on where it stopped.
+# Builds an image of the code as it is here and runs a command in it on a TPU.
 #
-#   gke_run.sh --name NAME --cluster CLUSTER --type v5p-128 --image IMAGE -- python -m ...
+#   gke_run.sh --name NAME --cluster CLUSTER --type v5p-128 --image IMAGE \
+#       -- python -m distill --config CONFIG --workdir /bucket/runs/x
 #
-#   --image IMAGE          where it is pushed, as in us-docker.pkg.dev/PROJECT/REPOSITORY/moshijax
+# On a cluster, with xpk. A lost or preempted run is started again by the
+# cluster, and goes on where it stopped.
+#
+#   --image IMAGE          where it is pushed, as in
+#                          us-docker.pkg.dev/PROJECT/REPOSITORY/moshijax
 #   --slices 1             over how many slices
 #   --max-restarts 50      so often at most
 #   --env KEY=VALUE        for the command's environment; many times

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the other scripts have done on a host; it is run there, in the folder of the code.
+# What the other scripts have done on a host, in the folder of the code.
 #
-#   host.sh install PYTHON   an environment with the package and its pinned versions
+#   host.sh install PYTHON   an environment with the package, versions pinned
 #   host.sh mount BUCKET     a Cloud Storage bucket as /bucket
 #   host.sh start COMMAND    in the background, with its lines in ~/run/log
 #   host.sh stop             asks the command to save and stop
@@ -82,5 +82,9 @@ status() {
 
 case ${1-} in
   install | mount | start | stop | status) "$@" ;;
-  *) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" ;;
+  -h | --help) awk '/^#!/ { next } { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" ;;
+  *)
+    echo "host.sh: '${1-}' is nothing that it does; --help lists what is." >&2
+    exit 2
+    ;;
 esac

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Keeps a run going until it is done: makes the TPU anew when it was taken away, sets it up, and
-# starts the same command again, which goes on from its newest checkpoint.
+# Keeps a run going until it is done, also when its TPU is taken away.
 #
-#   resume.sh --name NAME --topology v5p:4x4x8 --spot --bucket BUCKET -- python -m ...
+#   resume.sh --name NAME --topology v5p:4x4x8 --spot --bucket BUCKET \
+#       -- python -m distill --config CONFIG --workdir /bucket/runs/x
 #
-# It ends with code 0 when the command is done, with 75 after stop.sh, and with the command's own
-# code after an error. All else is tried again, after pauses that double up to half an hour.
-# The TPU stays; delete.sh gives it back.
+# It makes the TPU anew, sets it up, and starts the same command again, which
+# goes on from its newest checkpoint. It ends with code 0 when the command is
+# done, with 75 after stop.sh, and with the command's own code after an error.
+# All else is tried again, after pauses that double up to half an hour. The TPU
+# stays; delete.sh gives it back.
 #
 #   --poll 60              seconds between looks
 #   --max-restarts 50      so often at most on one TPU

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Copies the code to every host and starts the same command on all of them.
 #
-#   run.sh --name NAME -- python -m distill --config CONFIG --workdir /bucket/runs/x
+#   run.sh --name NAME \
+#       -- python -m distill --config CONFIG --workdir /bucket/runs/x
 #
-# The command goes on when this terminal closes. logs.sh shows what it says, stop.sh has it save
-# and stop, status.sh says how it ended. The same command again goes on where it stopped.
+# The command goes on when this terminal closes. logs.sh shows what it says,
+# stop.sh has it save and stop, status.sh says how it ended. The same command
+# again goes on where it stopped.
 #
 #   --env KEY=VALUE        for the command's environment; many times
 #   --project P --zone Z   where; --dry-run prints the commands

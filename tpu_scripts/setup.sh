@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copies the code to every host of a TPU and installs it there, with the pinned versions.
+# Copies the code to every host and installs it there, with pinned versions.
 #
 #   setup.sh --name NAME --bucket BUCKET
 #

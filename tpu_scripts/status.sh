@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Says how the request for a TPU stands, and how the command of run.sh does on every host.
+# Says how the request for a TPU stands, and the command of run.sh on every host.
 #
 #   status.sh --name NAME
 #

@@ -88,3 +88,10 @@ def test_host_that_was_switched_off_has_lost_the_command(host, tmp_path):
     pid = (tmp_path / "run" / "pid").read_text().strip()
     subprocess.run(["kill", "-KILL", "--", f"-{pid}"], check=True)
     wait_for(lambda: report(host), "ended 76")
+
+
+def test_what_it_does_not_do_is_refused(host):
+    for arguments in ((), ("begin",)):
+        result = host(*arguments)
+        assert result.returncode == 2
+        assert result.stderr.endswith("--help lists what is.\n")

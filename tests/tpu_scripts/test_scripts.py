@@ -40,10 +40,25 @@ def test_every_command_has_a_case():
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
 def test_every_script_is_strict_and_explains_itself(path):
     assert "\nset -euo pipefail\n" in path.read_text()
-    result = call(f"{path.name} --help")
-    assert result.returncode == 0
-    assert f"  {path.name} --" in result.stdout
-    assert "--dry-run prints the commands" in result.stdout
+    shown = call(f"{path.name} --help").stdout
+    assert "--dry-run prints the commands" in shown
+    # Also among other options, and before what they need.
+    for options in ("-h", "--dry-run --help", "--project= -h -- a"):
+        result = call(f"{path.name} {options}")
+        assert (result.returncode, result.stdout) == (0, shown)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_help_is_one_screen_with_an_example_first(path):
+    result = subprocess.run(["bash", path, "--help"], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert 4 < len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    _, blank, example, *_ = lines
+    assert blank == ""
+    name = "create.sh" if path.name == "common.sh" else path.name
+    assert f"{name} " in example
 
 
 @pytest.mark.parametrize("name", CASES)
