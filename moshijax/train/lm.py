@@ -196,7 +196,8 @@ def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[st
     """
     if spec.load is None:
         return {}
-    if pathlib.Path(spec.load).is_dir():
+    folder = pathlib.Path(spec.load)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
         leaves = load_leaves(spec.load, "model", mesh)
     else:
         source = config if spec.load_preset is None else _preset(spec, "load_preset")
