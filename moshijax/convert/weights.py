@@ -45,6 +45,7 @@ class Weights(Mapping[str, np.ndarray]):
         self._homes = homes
         self._parts = list({id(home): home for home in homes.values()}.values())
         self.entries: dict[str, Entry] = {n: home.entries[n] for n, home in homes.items()}
+        self.metadata = {k: text for part in self._parts for k, text in part.metadata.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.home(name)[name]
