@@ -15,6 +15,7 @@ from distill.vision.sources import Source, load
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
 from moshijax.train.plan import Plan
+from moshijax.train.workdir import check as check_workdir
 
 
 def model_views(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -182,8 +183,7 @@ def plan(config: ConfigDict) -> Plan:
 
 def run(config: ConfigDict, workdir: str) -> Any:
     """Trains a config in its work directory, from where it stands; returns the state."""
-    path = pathlib.Path(workdir)
-    loop.claim(path, config)
+    path = check_workdir(workdir, config)
     task, train_data, sets = build(config, path)
 
     def initial(mesh: Any) -> dict[str, Any]:

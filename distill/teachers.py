@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from distill.vision.convert import load_npz
 from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.train.workdir import load_leaves
+from moshijax.train.checkpoints import load_leaves
 
 
 def model_config(spec: ConfigDict) -> ResNetConfig:

@@ -37,8 +37,8 @@ from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.transformer import REMAT
 from moshijax.train import loop, optim, settings
+from moshijax.train.checkpoints import load_leaves
 from moshijax.train.plan import Plan
-from moshijax.train.workdir import load_leaves
 
 
 class State(NamedTuple):

@@ -8,7 +8,7 @@ from moshijax.convert.lm import save_lm
 from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 from moshijax.train import lm
-from moshijax.train.workdir import load_leaves
+from moshijax.train.checkpoints import load_leaves
 from tests.lm_models import random_model
 
 
