@@ -221,14 +221,14 @@ def run(config: ConfigDict, workdir: str) -> Any:
     task = LMTask(config)
     data, model = config.data, task.model_config
     train_data = windows.TrainWindows(
-        windows.load(data.train, data.length, model),
+        windows.load(data.train, data.length, model, "data.train"),
         batch_size=config.batch_size,
         length=data.length,
         seed=config.seed,
     )
     sets = {
         name: windows.EvalWindows(
-            windows.load(files, data.length, model),
+            windows.load(files, data.length, model, f"evaluation.sets.{name}"),
             batch_size=config.evaluation.batch_size,
             length=data.length,
         )
