@@ -116,8 +116,9 @@ class Run:
 
     def fresh(self) -> Any:
         """The state at step 0."""
+        given = self.initial(self.program.mesh)  # Before anything is compiled: it may be no file.
         state = self.program.init(self.key)
-        leaves, given = named_leaves(state), self.initial(self.program.mesh)
+        leaves = named_leaves(state)
         placed = {n: sharding.put(x, leaves[n].sharding) for n, x in given.items()}
         return with_leaves(state, leaves | placed)
 

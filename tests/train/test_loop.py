@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -202,3 +203,13 @@ def test_data_error_stops_the_run_with_its_own_message(tmp_path):
 
     with pytest.raises(ValueError, match="row 7"):
         run(tmp_path, Broken())
+
+
+def test_what_is_loaded_is_read_before_anything_is_compiled():
+    done = []
+    program = types.SimpleNamespace(mesh=None, init=lambda key: done.append("compiled") or {})
+    run = types.SimpleNamespace(
+        program=program, key=None, initial=lambda mesh: done.append("read") or {}
+    )
+    loop.Run.fresh(run)
+    assert done == ["read", "compiled"]
