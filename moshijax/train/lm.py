@@ -103,6 +103,11 @@ class LMTask:
         losses = {name: float(value) for name, value in metrics.items()}
         return losses | perplexities(*sums)
 
+    def model_flops(self, batch: Any) -> float:
+        """Forward, and backward twice as much, of all frames."""
+        rows, _, length = batch["codes"].shape
+        return 3.0 * rows * length * frame_flops(self.model_config, length)
+
 
 def loss_config(spec: ConfigDict) -> LossConfig:
     """The weights of the loss.
@@ -182,7 +187,6 @@ def plan(config: ConfigDict) -> Plan:
         batch={"codes": jax.ShapeDtypeStruct(shape, np.int32)},
         counts={"windows": rows, "frames": rows * length},
         choices=choices,
-        model_flops=3.0 * rows * length * frame_flops(task.model_config, length),
     )
 
 

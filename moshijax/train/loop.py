@@ -17,7 +17,7 @@ from moshijax.train import flops, notes, settings, workdir
 from moshijax.train.checkpoints import Checkpoints
 from moshijax.train.feed import EvalData, TrainData, read_ahead
 from moshijax.train.log import Log
-from moshijax.train.program import Program, Task, all_finite, evaluate, place
+from moshijax.train.program import Program, Task, all_finite, evaluate, model_flops, place
 from moshijax.train.trace import Trace
 from moshijax.train.workdir import DataOrder
 
@@ -137,12 +137,11 @@ class Run:
         return jax.random.fold_in(jax.random.fold_in(self.key, self.order.at(step)), step)
 
     def measure(self, batch: Any) -> None:
-        """Counts a step's arithmetic once, to report the share of the devices' peak."""
+        """Counts the model's FLOPs of a step once, to report the share of the devices' peak."""
         if not self.share_of_peak:
             program = self.program
-            work = flops.count_flops(
-                self.task.update, program.shapes, program.frozen, batch, self.key
-            )
+            given = program.shapes, program.frozen, batch, self.key
+            work = model_flops(self.task, batch, lambda: flops.jaxpr_of(self.task.update, *given))
             self.share_of_peak = work / flops.peak_flops(program.mesh.devices.flatten())
 
     def claim(self) -> None:
