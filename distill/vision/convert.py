@@ -7,8 +7,6 @@ inside its job checkpoints under `params/` or, in old ones, `opt/target/`.
 
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,8 +14,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from distill import npz
+from distill.npz import Header
 from distill.vision.resnet import ResNet
-from moshijax.files import replacing
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
 
 
@@ -71,10 +71,11 @@ def load_npz(path: Path, model: ResNet, *, load_head: bool = True) -> ResNet:
         load_head: False keeps the model's own head, whatever head the file has.
 
     Raises:
-        ValueError: the file is damaged, or an array is missing, surplus or of another shape.
+        UserError: the file is damaged, an array is missing, surplus or of another shape, or it
+            holds a number that is not finite.
     """
-    arrays = _read(path)
-    layout = detect_layout(arrays)
+    headers = _headers(path)
+    layout = detect_layout(headers)
     leaves = named_leaves(model)
     wanted = {
         name: (_file_name(name, layout), _file_shape(name, leaf.shape, layout))
@@ -82,10 +83,13 @@ def load_npz(path: Path, model: ResNet, *, load_head: bool = True) -> ResNet:
     }
     if not load_head:
         for name in ("head/kernel", "head/bias"):
-            arrays.pop(wanted.pop(name)[0], None)
-    _check_shapes(path, {n: a.shape for n, a in arrays.items()}, dict(wanted.values()))
+            headers.pop(wanted.pop(name)[0], None)
+    # Before an array is unpacked: what is unpacked is of the model's size, whatever the file says.
+    _check(path, {n: header for n, (_, header) in headers.items()}, dict(wanted.values()))
+    arrays = npz.read_arrays(path, [full for full, _ in headers.values()])
     for name, (file_name, _) in wanted.items():
-        array = arrays.pop(file_name).reshape(leaves[name].shape)
+        array = _numbers(path, file_name, arrays.pop(headers[file_name][0]))
+        array = array.reshape(leaves[name].shape)
         leaves[name] = jnp.asarray(array.astype(leaves[name].dtype, copy=False))
     return with_leaves(model, leaves)
 
@@ -98,22 +102,23 @@ def save_npz(path: Path, model: ResNet, layout: str) -> None:
     for name, leaf in sorted(named_leaves(model).items()):
         shape = _file_shape(name, leaf.shape, layout)
         arrays[_file_name(name, layout)] = np.asarray(leaf).reshape(shape)
-    with replacing(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    npz.save(path, arrays)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The model's arrays of a file by the plain names of their layout."""
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            names = {_plain_name(name): name for name in _model_names(file.files)}
-            arrays = {plain: file[name] for plain, name in names.items()}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a whole npz file of plain arrays ({error}): copy it again"
-        ) from error
+def _headers(path: Path) -> dict[str, tuple[str, Header]]:
+    """Full names and headers of the model's arrays, by the plain names of their layout."""
+    headers = npz.read_headers(path)
+    return {_plain_name(name): (name, headers[name]) for name in _model_names(list(headers))}
+
+
+def _numbers(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """An array as numbers, all of them finite."""
     # numpy has no name for bfloat16 and gives its two bytes back as they are.
-    return {n: a.view(ml_dtypes.bfloat16) if a.dtype == "V2" else a for n, a in arrays.items()}
+    array = array.view(ml_dtypes.bfloat16) if array.dtype == "V2" else array
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise UserError(f"{path}: {name} holds {array[~finite][0]}: take a file of whole weights.")
+    return array
 
 
 def _model_names(names: list[str]) -> list[str]:
@@ -132,21 +137,27 @@ def _plain_name(name: str) -> str:
     return re.sub(r"/standardized_conv2d_\d+/", "/standardized_conv2d/", name)
 
 
-def _check_shapes(path: Path, found: dict[str, Shape], wanted: dict[str, Shape]) -> None:
+def _check(path: Path, found: dict[str, Header], wanted: dict[str, Shape]) -> None:
     """Refuses a file whose arrays are not exactly the model's."""
-    differ = [n for n in sorted(found.keys() & wanted) if found[n] != wanted[n]]
+    both = sorted(found.keys() & wanted)
+    differ = [n for n in both if found[n].shape != wanted[n]]
     problems = [f"{n} is missing" for n in sorted(wanted.keys() - found)]
     problems += [f"{n} is surplus" for n in sorted(found.keys() - wanted)]
+    problems += [
+        f"{n} is of type {found[n].dtype}"
+        for n in both
+        if found[n].dtype.kind not in "fiu" and found[n].dtype != "V2"
+    ]
     heads = [n for n in differ if n.removeprefix("resnet/").startswith("head/")]
     if heads == differ and heads and not problems:
-        raise ValueError(
-            f"{path} has a head of {found[heads[0]][-1]} classes, the model one of "
+        raise UserError(
+            f"{path} has a head of {found[heads[0]].shape[-1]} classes, the model one of "
             f"{wanted[heads[0]][-1]}: set num_classes, or keep the model's head (load_head=False)"
         )
-    problems += [f"{n} has shape {found[n]}, the model's has {wanted[n]}" for n in differ]
+    problems += [f"{n} has shape {found[n].shape}, the model's has {wanted[n]}" for n in differ]
     if problems:
         more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        raise ValueError(
+        raise UserError(
             f"{path} does not fit the model ({'; '.join(problems[:LISTED])}{more}): "
             f"choose the configuration it was made with"
         )

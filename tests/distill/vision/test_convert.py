@@ -11,6 +11,7 @@ from flax import nnx
 
 from distill.vision.convert import LAYOUTS, detect_layout, load_npz, save_npz
 from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 
 
@@ -206,7 +207,7 @@ def test_damaged_files_are_refused_by_name(tmp_path):
     for path in (half, flipped, empty, single, objects):
         with pytest.raises(ValueError, match=re.escape(f"{path} is not a whole npz file")):
             load_npz(path, shapes(SMALL))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match=r"none.npz cannot be opened: No such file"):
         load_npz(tmp_path / "none.npz", shapes(SMALL))
 
 
