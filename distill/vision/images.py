@@ -8,7 +8,6 @@ where colour is asked for.
 
 import functools
 import math
-import struct
 import threading
 
 import cv2
@@ -16,17 +15,21 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float32, UInt8
 
-from distill.vision import jpeg
+from distill.vision import header, jpeg, png
+from distill.vision.header import JPEG, PNG
+from moshijax.errors import UserError
 
 
-JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-PNG_SIZE = slice(16, 24)  # width and height, big-endian, in the header chunk
+MAX_PIXELS = 100_000_000  # 10,000 by 10,000; as floats they take 1.2 GB a thread
+INKS = ("CMYK", "YCCK")
 METHODS = {"rs": "cut", "ic": "cut", "rc": "window", "cc": "area"}  # by crop
 
 cv2.setNumThreads(1)  # threads work on whole images
+# What is wrong with an image is said once, by row, and not by each decoder on the terminal.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-class CorruptImageError(ValueError):
+class CorruptImageError(UserError):
     """The bytes of an image cannot be decoded."""
 
 
@@ -48,43 +51,53 @@ SCRATCH = Scratch()
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Height and width; JPEG and PNG tell them in their headers."""
-    size = _jpeg_header(data)
-    if size is not None:
-        return size
-    if data[:8] == PNG and len(data) >= PNG_SIZE.stop:
-        width, height = struct.unpack(">II", data[PNG_SIZE])
-        return height, width
-    return _decode_other(data, 3).shape[:2]
+    """Height and width by the header, of a size that can be decoded.
+
+    Raises:
+        CorruptImageError: no header of the six formats, or one of too many pixels or none.
+    """
+    size = header.size_of(data)
+    if size is None:
+        raise CorruptImageError(
+            f"not the start of a JPEG, PNG, WebP, BMP, GIF or TIFF file ({len(data)} bytes)"
+        )
+    height, width = size
+    if height < 1 or width < 1:
+        raise CorruptImageError(f"a header of {width} by {height} pixels")
+    if height * width > MAX_PIXELS:
+        raise CorruptImageError(
+            f"{width} by {height} pixels are more than the {MAX_PIXELS:,} that are read"
+        )
+    return size
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int] | None:
-    """Height and width, if it is a JPEG file that simplejpeg reads."""
-    if data[:2] != JPEG:
+def _colours(data: bytes) -> str | None:
+    """The colour space of a JPEG file that simplejpeg reads."""
+    if not data.startswith(JPEG):
         return None
     try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        return simplejpeg.decode_jpeg_header(data)[2]
     except KeyError:  # an unusual subsampling, or none
         return None
     except ValueError as error:
         raise CorruptImageError(str(error)) from error
-    return None if space in ("CMYK", "YCCK") else (int(height), int(width))
 
 
 def decode(
     data: bytes, channels: int, *, reuse: bool = False, bottom: int | None = None
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Decodes a JPEG, PNG or any other file that OpenCV reads; RGB or grey.
+    """Decodes a JPEG, PNG, WebP, BMP, GIF or TIFF file; RGB or grey.
 
     With `reuse` the pixels may be overwritten when this thread decodes the next image.
     With `bottom` rows from there on may be left out, and damage may go unnoticed.
     """
-    size = _jpeg_header(data)
-    if size is None:
-        return _decode_other(data, channels)
+    size = size_of(data)
+    colours = _colours(data)
+    if colours is None or colours in INKS:
+        return _decode_other(data, channels, size, inks=colours is not None)
     if bottom is not None:
         data = jpeg.upper_rows(data, bottom)
-        size = _jpeg_header(data) or size
+        size = size_of(data)
     shape = (*size, channels)
     try:
         # TensorFlow's default is the fast transform too: the pixels are the same.
@@ -99,13 +112,27 @@ def decode(
         raise CorruptImageError(str(error)) from error
 
 
-def _decode_other(data: bytes, channels: int) -> UInt8[np.ndarray, "H W C"]:
+def _decode_other(
+    data: bytes, channels: int, size: tuple[int, int], *, inks: bool
+) -> UInt8[np.ndarray, "H W C"]:
+    """Decodes by OpenCV what simplejpeg does not."""
     kind = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    buffer = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(buffer, kind | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
+    try:
+        if inks:
+            # OpenCV takes a damaged JPEG file for whole, and libjpeg writes to the terminal.
+            simplejpeg.decode_jpeg(data, "CMYK", strict=True)
+        if data.startswith(PNG):
+            data = png.pixels_only(data)
+        elif data.startswith(header.TIFF):
+            data = header.upright(data)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (ValueError, cv2.error) as error:
+        raise CorruptImageError(" ".join(str(error).split())) from error
     if image is None:
-        raise CorruptImageError(f"not an image that OpenCV reads ({len(data)} bytes)")
-    return image.reshape(*image.shape[:2], channels)
+        raise CorruptImageError(f"OpenCV does not read it ({len(data)} bytes)")
+    if image.shape[:2] != size:
+        raise CorruptImageError(f"its header says {size}, its pixels are {image.shape[:2]}")
+    return image.reshape(*size, channels)
 
 
 def render(

@@ -11,6 +11,10 @@ from jaxtyping import UInt8
 
 from distill.vision import images
 from distill.vision.sources import Row, Source
+from moshijax.errors import UserError
+
+
+ON_CORRUPT = ("skip", "stop")
 
 
 class Item(NamedTuple):
@@ -30,8 +34,8 @@ class Reader:
     def __init__(
         self, source: Source, on_corrupt: str, channels: int | None = None, threads: int = 1
     ):
-        if on_corrupt not in ("skip", "stop"):
-            raise ValueError(f"on_corrupt is {on_corrupt!r}; choose skip or stop.")
+        if on_corrupt not in ON_CORRUPT:
+            raise UserError(f"on_corrupt is {on_corrupt!r}; choose skip or stop.")
         self.source = source
         self.channels = channels or source.channels
         self.corrupt: set[int] = set()
@@ -50,7 +54,7 @@ class Reader:
         found = (self.try_read(number) for number in self._from(index))
         item = next((item for item in found if item is not None), None)
         if item is None:
-            raise ValueError(f"Not one image of {self.source.name} is readable.")
+            raise UserError(f"Not one image of {self.source.name} is readable.")
         return item
 
     def decode(
@@ -68,11 +72,14 @@ class Reader:
             pixels = None if used is None else self.pixels(used)
             if used is not None and pixels is not None:
                 return used, pixels
-        raise ValueError(f"Not one image of {self.source.name} can be decoded.")
+        raise UserError(f"Not one image of {self.source.name} can be decoded.")
 
     def try_read(self, index: int) -> Item | None:
         """This very row, None if its header is corrupt."""
-        row = self.source[index]
+        try:
+            row = self.source[index]
+        except (FileNotFoundError, PermissionError) as error:
+            return self._note(index, error)
         if not isinstance(row.image, bytes):
             return Item(index, row, row.image.shape[:2])
         try:
@@ -99,15 +106,26 @@ class Reader:
     def _from(self, index: int) -> Iterator[int]:
         return ((index + k) % len(self.source) for k in range(len(self.source)))
 
-    def _note(self, index: int, error: images.CorruptImageError) -> None:
+    def _note(self, index: int, error: Exception) -> None:
         if not self._skip:
             raise images.CorruptImageError(
                 f"Row {index} of {self.source.name} is corrupt ({error}); "
                 "repair it or set on_corrupt to skip."
             ) from error
         with self._lock:
-            if index not in self.corrupt:
-                logging.warning(
-                    "Row %d of %s is corrupt (%s): skipped.", index, self.source.name, error
-                )
+            known, first = index in self.corrupt, not self.corrupt
             self.corrupt.add(index)
+        if known:
+            return
+        # A line for each of many would bury what else there is to read.
+        tell = logging.warning if first else logging.info
+        more = "; more of them are counted at the end" if first else ""
+        tell("Row %d of %s is corrupt (%s): skipped%s.", index, self.source.name, error, more)
+
+    def tell_corrupt(self) -> None:
+        """Says how many rows were skipped, if more than the one that was told."""
+        if len(self.corrupt) > 1:
+            logging.warning(
+                "%d of %d rows of %s are corrupt and were skipped.",
+                len(self.corrupt), len(self.source), self.source.name,
+            )  # fmt: skip

@@ -40,6 +40,11 @@ class ResNetConfig:
     remat: bool = False  # recompute each unit in the backward pass
 
     def __post_init__(self):
+        for field in ("width", "num_groups", "stem_stride", "in_channels", "num_classes"):
+            if not isinstance(size := getattr(self, field), int) or size < 1:
+                raise ValueError(f"{field} is {size!r}; it takes a whole number from 1 on")
+        if not self.stage_sizes or min(self.stage_sizes) < 1:
+            raise ValueError(f"stage_sizes are {self.stage_sizes}; each takes one unit or more")
         choices = dict(
             unit=("bottleneck", "basic"),
             stem=("imagenet", "small"),

@@ -1,19 +1,29 @@
 """Labelled images by row: the embedded set, a folder, or any TFDS name."""
 
 import functools
+import hashlib
 import importlib
 import importlib.resources
+import os
 import pathlib
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from distill.vision import folder
+from distill.vision.folder import LISTED, PREFIX, Picture
+from moshijax.errors import UserError
+
 
 SAMPLE = "fashion_mnist_sample"
-FOLDER = "folder:"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+# The names of its own page and of TFDS.
+SAMPLE_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 PART = re.compile(r"(?P<name>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -26,11 +36,15 @@ class Row(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to labelled images."""
+    """Random access to labelled images.
+
+    A label counts `class_names`, and `fingerprint` is of what the rows are and their order.
+    """
 
     name: str
     channels: int
-    num_classes: int
+    class_names: tuple[str, ...]
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
@@ -45,13 +59,18 @@ class ArraySource:
         name: str,
         images: UInt8[np.ndarray, "n H W C"],
         labels: Int[np.ndarray, " n"],
-        num_classes: int,
+        class_names: tuple[str, ...],
     ):
         self.name = name
         self.images = images
         self.labels = labels
-        self.num_classes = num_classes
+        self.class_names = class_names
         self.channels = images.shape[3]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of pixels and labels."""
+        return digest([self.images.tobytes(), self.labels.tobytes()])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,30 +80,45 @@ class ArraySource:
 
 
 class FolderSource:
-    """Files of a folder with one sub-folder for each class, in the order of their names."""
+    """Files under folders, one for each class."""
 
-    def __init__(self, name: str, files: list[tuple[pathlib.Path, int]], num_classes: int):
+    def __init__(
+        self, name: str, root: pathlib.Path, files: list[Picture], class_names: tuple[str, ...]
+    ):
         self.name = name
+        self.root = root
         self.files = files
-        self.num_classes = num_classes
+        self.class_names = class_names
         self.channels = 3
+        self._numbers = {label: number for number, label in enumerate(class_names)}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the files' names below the folder and their sizes."""
+        return digest(
+            os.fsencode(f"{path.relative_to(self.root)}\0{_length(path)}\0")
+            for path, _ in self.files
+        )
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Row:
         path, label = self.files[index]
-        return Row(path.read_bytes(), label)
+        return Row(path.read_bytes(), self._numbers[label])
 
 
 class TfdsSource:
     """A prepared TFDS data set, read without TensorFlow."""
 
-    def __init__(self, name: str, rows, channels: int, num_classes: int):
+    def __init__(
+        self, name: str, rows, channels: int, class_names: tuple[str, ...], fingerprint: str
+    ):
         self.name = name
         self.rows = rows
         self.channels = channels
-        self.num_classes = num_classes
+        self.class_names = class_names
+        self.fingerprint = fingerprint
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,6 +126,47 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Row:
         row = self.rows[index]
         return Row(row["image"], int(row["label"]))
+
+
+class Renumbered:
+    """A source whose labels count another's classes, which are all of its own and maybe more."""
+
+    def __init__(self, source: Source, class_names: Sequence[str]):
+        self.source = source
+        self.name, self.channels = source.name, source.channels
+        self.fingerprint = source.fingerprint
+        self.class_names = tuple(class_names)
+        self._numbers = [self.class_names.index(name) for name in source.class_names]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self.source[index]
+        check_label(self.source, index, row.label)
+        return row._replace(label=self._numbers[row.label])
+
+
+def check_label(source: Source, index: int, label: int) -> None:
+    """Refuses a label that counts none of the classes, as of test images without labels."""
+    if not 0 <= label < len(source.class_names):
+        raise UserError(
+            f"Row {index} of {source.name} has the label {label}, none of its "
+            f"{len(source.class_names)} classes: take a split with labels."
+        )
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """A short name of these bytes."""
+    result = hashlib.sha256()
+    for part in parts:
+        result.update(part)
+    return result.hexdigest()[:32]
+
+
+def _length(path: pathlib.Path) -> int:
+    """Bytes of a file; of a link to nothing none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def load(name: str, split: str, data_dir: str | None = None) -> Source:
@@ -102,27 +177,38 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
     """
     if name == SAMPLE:
         return _load_sample(split)
-    if name.startswith(FOLDER):
-        return _load_folder(pathlib.Path(name.removeprefix(FOLDER)), split)
+    path = folder.path_of(name)
+    if path is not None:
+        return _load_folder(path, split)
     return _load_tfds(name, split, data_dir)
 
 
 def select(split: str, sizes: dict[str, int], name: str) -> list[tuple[str, slice]]:
     """Resolves a split to its parts and slices of these, in the order written."""
     chosen = []
-    for text in split.split("+"):
-        match = PART.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(f"Split {split!r} of {name} is not of the form train[10%:500]+test.")
+    for match in _parts(split, name):
         part = match["name"]
         if part not in sizes:
-            raise ValueError(f"{name} has no split {part!r}, only {', '.join(sorted(sizes))}.")
+            known = sorted(sizes)
+            more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+            raise UserError(
+                f"{name} has no split {part!r}, only {', '.join(known[:LISTED])}{more}."
+            )
         start = _position(match["start"], 0, sizes[part])
         stop = _position(match["stop"], sizes[part], sizes[part])
         if start >= stop:
-            raise ValueError(f"Split {text!r} of {name} is empty: {part} has {sizes[part]} rows.")
+            raise UserError(
+                f"Split {match[0]!r} of {name} is empty: {part} has {sizes[part]} rows."
+            )
         chosen.append((part, slice(start, stop)))
     return chosen
+
+
+def _parts(split: str, name: str) -> list[re.Match[str]]:
+    matches = [PART.fullmatch(text.strip()) for text in split.split("+")]
+    if None in matches:
+        raise UserError(f"Split {split!r} of {name} is not of the form train[10%:500]+test.")
+    return [match for match in matches if match]
 
 
 def _position(text: str | None, default: int, size: int) -> int:
@@ -147,27 +233,15 @@ def _load_sample(split: str) -> ArraySource:
     images = np.concatenate([arrays[f"{part}_images"][rows] for part, rows in chosen])
     labels = np.concatenate([arrays[f"{part}_labels"][rows] for part, rows in chosen])
     name = f"{SAMPLE}, split {split}"
-    return ArraySource(name, images[..., None], labels.astype(np.int64), num_classes=10)
+    return ArraySource(name, images[..., None], labels.astype(np.int64), SAMPLE_CLASSES)
 
 
-def _load_folder(folder: pathlib.Path, split: str) -> FolderSource:
-    name = f"{FOLDER}{folder}"
-    if not folder.is_dir():
-        raise ValueError(f"{name}: there is no such folder.")
-    parts = {"all": _files(folder, "*")}
-    if not parts["all"]:
-        parts = {f.name: _files(f, "*") for f in sorted(folder.iterdir()) if f.is_dir()}
-    classes = sorted({path.parent.name for files in parts.values() for path in files})
-    if not classes:
-        raise ValueError(f"{name} has no images; expected {folder}/[SPLIT/]CLASS/FILE.jpg.")
+def _load_folder(root: pathlib.Path, split: str) -> FolderSource:
+    name = f"{PREFIX}{root}"
+    parts = folder.find(root, {match["name"] for match in _parts(split, name)})
     chosen = select(split, {part: len(files) for part, files in parts.items()}, name)
-    paths = [path for part, rows in chosen for path in parts[part][rows]]
-    files = [(path, classes.index(path.parent.name)) for path in paths]
-    return FolderSource(f"{name}, split {split}", files, len(classes))
-
-
-def _files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-    return sorted(p for p in folder.glob(f"{pattern}/*") if p.suffix.lower() in SUFFIXES)
+    files = [file for part, rows in chosen for file in parts[part][rows]]
+    return FolderSource(f"{name}, split {split}", root, files, folder.class_names(parts))
 
 
 def _load_tfds(name: str, split: str, data_dir: str | None) -> TfdsSource:
@@ -177,29 +251,29 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> TfdsSource:
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"There is no TFDS data set {name!r}, nor one of files in {data_dir}."
         ) from None
     if not builder.info.splits:
-        raise ValueError(
-            f"{name} is not prepared in {builder.data_path}. {_advice(name, data_dir)}"
-        )
+        raise UserError(f"{name} is not prepared in {builder.data_path}. {_advice(name, data_dir)}")
     features = builder.info.features
     if "image" not in features or "label" not in features:
-        raise ValueError(f"{name} has no features image and label, only {', '.join(features)}.")
+        raise UserError(f"{name} has no features image and label, only {', '.join(features)}.")
     select(split, {part: info.num_examples for part, info in builder.info.splits.items()}, name)
     try:
         decoders = {"image": tfds.decode.SkipDecoding()}
         rows = builder.as_data_source(split=split, decoders=decoders)
     except NotImplementedError:
         kind = builder.info.file_format.value
-        raise ValueError(
+        raise UserError(
             f"{name} in {builder.data_path} is prepared as {kind}, which cannot be read by row. "
             f"Delete it there. {_advice(name, data_dir)}"
         ) from None
     channels = features["image"].shape[-1] or 3
-    classes = features["label"].num_classes
-    return TfdsSource(f"{name}, split {split}", rows, channels, classes)
+    label = features["label"]
+    classes = tuple(label.int2str(number) for number in range(label.num_classes))
+    mark = digest([f"{builder.info.full_name} {split} {len(rows)}".encode()])
+    return TfdsSource(f"{name}, split {split}", rows, channels, classes, mark)
 
 
 def _advice(name: str, data_dir: str | None) -> str:

@@ -47,7 +47,7 @@ def test_bad_splits_are_named(split, message):
 def test_the_embedded_set_is_fashion_mnist():
     train = sources.load(sources.SAMPLE, "train")
     test = sources.load(sources.SAMPLE, "test[:100]")
-    assert (len(train), len(test), train.num_classes, train.channels) == (15_000, 100, 10, 1)
+    assert (len(train), len(test), len(train.class_names), train.channels) == (15_000, 100, 10, 1)
     # The first labels of the published files: an ankle boot, a T-shirt; a boot, a pullover.
     assert [train[k].label for k in range(5)] == [9, 0, 0, 3, 0]
     assert [test[k].label for k in range(5)] == [9, 2, 1, 1, 6]
@@ -77,7 +77,7 @@ def test_folders_have_a_class_a_sub_folder(tmp_path):
     source = sources.load(f"folder:{tmp_path}", "all")
     assert [source[k].label for k in range(len(source))] == [0, 0, 1]
     assert source[0].image == jpeg(10)
-    assert (source.num_classes, source.channels) == (2, 3)
+    assert (len(source.class_names), source.channels) == (2, 3)
     assert len(sources.load(f"folder:{tmp_path}", "all[1:]")) == 2
 
 
@@ -86,7 +86,7 @@ def test_folders_of_splits_number_their_classes_together(tmp_path):
     write(tmp_path / "train/eel/a.jpg", jpeg(2))
     write(tmp_path / "val/eel/b.jpg", jpeg(3))
     source = sources.load(f"folder:{tmp_path}", "val")
-    assert (source[0].label, source.num_classes) == (1, 2)
+    assert (source[0].label, len(source.class_names)) == (1, 2)
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):
@@ -138,7 +138,7 @@ sys.meta_path.insert(0, Blocked())
 from distill.vision import images, sources
 source = sources.load("twenty_greys", "train[50%:]", sys.argv[1])
 levels = [int(images.decode(source[k].image, source.channels).mean().round(-1)) for k in range(10)]
-print([source[k].label for k in range(10)], levels, source.num_classes)
+print([source[k].label for k in range(10)], levels, len(source.class_names))
 """
 
 
