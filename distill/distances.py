@@ -186,6 +186,8 @@ def agreement(student_logits: Logits, teacher_logits: Logits, *, k: int = 1) -> 
 
 def in_top(logits: Logits, labels: Int[Array, "*B"], k: int) -> Bool[Array, "*B"]:
     """Whether the label is among the k highest logits."""
+    if k < 1:
+        raise ValueError(f"k is {k}; at least the first choice counts")
     labels = labels[..., None]
     chosen = jnp.take_along_axis(logits, labels, axis=-1)
     # The first of equal logits wins, as in argmax: with a head of zeros every class is

@@ -9,19 +9,21 @@ layout of the released files, or another `--layout`.
 """
 
 import json
+import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from distill import experiment, teachers
 from distill.task import State
 from distill.vision import convert
 from moshijax import libtpu, sharding
+from moshijax.commands import run_command
+from moshijax.errors import UserError
+from moshijax.files import check_output
 from moshijax.paths import local_path
-from moshijax.terminal import complaining
 from moshijax.train import program
 
 
@@ -53,22 +55,35 @@ def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> di
     return program.evaluate(task, placed, state, sets)
 
 
-def main(_: Sequence[str]) -> None:
+def check_export(path: str, student: str) -> None:
+    """Refuses a file that cannot be written or is the student: before the evaluation, not after.
+
+    Raises:
+        UserError: it is one of these.
+    """
+    check_output(path)
+    there = os.path.expanduser(student)
+    if os.path.exists(path) and os.path.exists(there) and os.path.samefile(path, there):
+        raise UserError(f"--export: {path} is the student itself: take another name.")
+
+
+def main() -> None:
     """Prints the metrics of the student that the flags name."""
-    logging.set_verbosity(logging.WARNING)
     libtpu.hush()
-    with complaining("evaluate"):
-        for flag in (STUDENT, EXPORT):
-            if flag.value is not None:
-                local_path(f"--{flag.name}", flag.value)
-        metrics = evaluate(CONFIG.value, str(STUDENT.value), TEACHERS.value)
-        if EXPORT.value:
-            spec = CONFIG.value.student.copy_and_resolve_references()
-            spec.load = STUDENT.value
-            convert.save_npz(EXPORT.value, teachers.load_model(spec, 0), LAYOUT.value)
-        print(json.dumps(metrics, indent=1))
+    for flag in (STUDENT, EXPORT):
+        if flag.value is not None:
+            local_path(f"--{flag.name}", flag.value)
+    export, student = EXPORT.value, str(STUDENT.value)
+    if export is not None:
+        check_export(export, student)
+    metrics = evaluate(CONFIG.value, student, TEACHERS.value)
+    if export is not None:
+        spec = CONFIG.value.student.copy_and_resolve_references()
+        spec.load = student
+        convert.save_npz(export, teachers.load_model(spec, 0), LAYOUT.value)
+    print(json.dumps(metrics, indent=1))
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "student"])
-    app.run(main)
+    run_command("evaluate", main, __doc__ or "")

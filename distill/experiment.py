@@ -2,20 +2,32 @@
 
 import functools
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from distill import targets, teachers, views
+from distill import checks, classes, targets, teachers, views
 from distill.task import LABELS, DistillTask
+from distill.vision import folder
 from distill.vision.data import EvalBatches, TrainBatches, view_keys
-from distill.vision.sources import Source, load
+from distill.vision.sources import Renumbered, Source, load
+from moshijax import sharding
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
 from moshijax.train.plan import Plan
-from moshijax.train.workdir import check as check_workdir
+
+
+class Parts(NamedTuple):
+    """All that an experiment reads, opened and checked."""
+
+    names: classes.Names
+    task: DistillTask
+    source: Source | None  # of training images
+    sets: dict[str, EvalBatches]
 
 
 def model_views(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -60,14 +72,52 @@ def _eval_batches(
     )
 
 
-def _check_classes(config: ConfigDict, known: dict[str, int], source: Source) -> None:
-    """Every model of an experiment speaks of the classes that it is evaluated on."""
-    for name, num_classes in known.items():
-        if num_classes != source.num_classes:
-            raise ValueError(
-                f"{name}: {num_classes} classes do not fit the {source.num_classes} of "
-                f"{source.name}: set overrides.num_classes."
-            )
+def prepare(config: ConfigDict, train: bool = True) -> Parts:
+    """Opens and checks all that a config names; writes and compiles nothing but random teachers.
+
+    Raises:
+        UserError: parts of the config do not fit each other, or a file is missing or wrong.
+    """
+    checks.check(config)
+    matching, design = config.loss.distance != LABELS, views.design_of(config.view)
+    if matching and design.fixed and config.mixup:
+        raise UserError(
+            f"mixup: {config.view} computes each image's targets once, so images cannot be "
+            "mixed: set mixup to 0, or take a consistent view."
+        )
+    data, tested_on = config.data, config.evaluation
+    tested = {n: load(tested_on.name, x, data.data_dir) for n, x in tested_on.sets.items()}
+    # Its classes number those of an evaluation too, where it is at hand.
+    named = train or _at_hand(config)
+    source = load(data.name, data.train, data.data_dir) if named else None
+    runs = {key: classes.of_run(spec.load) for key, spec in checks.models_of(config).items()}
+    names, labelled = classes.agree(
+        {key: names for key, names in runs.items() if names is not None},
+        source,
+        list(tested.values()),
+        teachers.model_config(config.student).num_classes,
+        train and not matching,
+    )
+    student, taught = model_views(config)
+    sets = {}
+    for name, evaluated in tested.items():
+        checks.check_classes(config, len(names), evaluated)
+        evaluated = Renumbered(evaluated, names)
+        sets[name] = _eval_batches(config, evaluated, student | taught, tested_on.crop)
+    if source is not None and labelled:
+        source = Renumbered(source, names)
+    opened = [train_batches(config, source, student)] if train and source is not None else []
+    checks.check_readable(config, [*opened, *sets.values()])
+    frozen = {n: teachers.load_model(spec, config.seed) for n, spec in config.teachers.items()}
+    eval_keys = next(iter(sets.values())).keys
+    task = _make_task(config, frozen, eval_keys, labelled and train)
+    return Parts(names, task, source if train else None, sets)
+
+
+def _at_hand(config: ConfigDict) -> bool:
+    """Whether the training images lie in a folder that is there."""
+    path = folder.path_of(config.data.name)
+    return path is not None and path.is_dir()
 
 
 def _train_data(
@@ -78,60 +128,61 @@ def _train_data(
     design = views.design_of(config.view)
     if config.loss.distance == LABELS:
         return train_batches(config, source, student)
+    if not design.fixed and config.cache.folder is None:
+        return train_batches(config, source, student | taught)
+    facts = target_facts(config, task.frozen, source)
     if design.fixed:
-        if config.mixup:
-            raise ValueError(
-                f"mixup: {config.view} computes each image's targets once, so images cannot be "
-                "mixed: set mixup to 0, or take a consistent view."
-            )
         data = _eval_batches(config, source, taught, design.teacher)
         ask = targets.make_ask(task.frozen, data.keys)
         path = workdir / "fixed_targets.npz"
-        table = targets.fixed_table(path, data, ask, config.fixed_draws or design.ensemble)
+        draws = config.fixed_draws or design.ensemble
+        table = targets.fixed_table(path, facts | {"draws": draws}, data, ask, draws)
         return targets.FixedTargets(train_batches(config, source, student), table)
-    if config.cache.folder is None:
-        return train_batches(config, source, student | taught)
-    names = ("seed", "batch_size", "data", "view", "mixup", "teachers")
-    facts = {key: value for key, value in config.to_dict().items() if key in names}
-    folder = pathlib.Path(config.cache.folder)
-    cached = targets.CachedTargets(
-        folder, facts, train_batches(config, source, student), config.cache.num_plans
-    )
+    path = pathlib.Path(config.cache.folder).expanduser()
+    batches = train_batches(config, source, student)
+    cached = targets.CachedTargets(path, facts, batches, config.cache.num_plans)
     teaching = train_batches(config, source, taught)
     cached.fill(teaching, targets.make_ask(task.frozen, teaching.keys))
     return cached
 
 
+def target_facts(config: ConfigDict, frozen: dict[str, Any], source: Source) -> dict[str, Any]:
+    """All that targets depend on, each by its content: the path of a teacher says nothing."""
+    data = config.data.to_dict()
+    seen = ("channels", "on_corrupt", "margin", "inception")
+    models = {}
+    for name, spec in config.teachers.items():
+        overrides = {k: v for k, v in spec.overrides.to_dict().items() if k != "remat"}
+        models[name] = dict(
+            preset=spec.preset,
+            overrides=overrides,
+            resolution=spec.resolution,
+            weights=targets.digest(frozen[name]),
+        )
+    return dict(
+        version=targets.VERSION,
+        images=source.fingerprint,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        view=config.view,
+        mixup=config.mixup,
+        data={key: data[key] for key in seen},
+        evaluation=dict(batch_size=config.evaluation.batch_size, margin=config.evaluation.margin),
+        teachers=models,
+    )
+
+
 def build(
-    config: ConfigDict, workdir: pathlib.Path, train: bool = True
+    config: ConfigDict, workdir: pathlib.Path, train: bool = True, parts: Parts | None = None
 ) -> tuple[DistillTask, Any, dict[str, Any]]:
     """The task, its training batches (None unless `train`) and its evaluation sets.
 
     Raises:
-        ValueError: parts of the config do not fit each other, or a file is missing or wrong.
+        UserError: parts of the config do not fit each other, or a file is missing or wrong.
     """
-    student, taught = model_views(config)
-    sets = {
-        name: _eval_batches(
-            config,
-            load(config.evaluation.name, split, config.data.data_dir),
-            student | taught,
-            config.evaluation.crop,
-        )
-        for name, split in config.evaluation.sets.items()
-    }
-    specs = {"student": config.student, **config.teachers}
-    known = {name: teachers.model_config(spec).num_classes for name, spec in specs.items()}
-    for data in sets.values():
-        _check_classes(config, known, data.source)
-    frozen = {n: teachers.load_model(spec, config.seed) for n, spec in config.teachers.items()}
-    source = load(config.data.name, config.data.train, config.data.data_dir) if train else None
-    if source and config.loss.distance == LABELS:
-        _check_classes(config, {"student": known["student"]}, source)
-    eval_keys = next(iter(sets.values())).keys
-    labelled = source is not None and source.num_classes == known["student"]
-    task = _make_task(config, frozen, eval_keys, labelled)
-    return task, source and _train_data(config, task, source, workdir), sets
+    parts = prepare(config, train) if parts is None else parts
+    task, source = parts.task, parts.source
+    return task, source and _train_data(config, task, source, workdir), dict(parts.sets)
 
 
 def _make_task(
@@ -150,6 +201,7 @@ def _make_task(
 
 def plan(config: ConfigDict) -> Plan:
     """The task with its teachers' shapes, and the shapes of its training batches."""
+    checks.check(config)
     student, taught = model_views(config)
     specs = {name: teachers.model_config(spec) for name, spec in config.teachers.items()}
     frozen = {
@@ -183,14 +235,26 @@ def plan(config: ConfigDict) -> Plan:
 
 def run(config: ConfigDict, workdir: str) -> Any:
     """Trains a config in its work directory, from where it stands; returns the state."""
-    path = check_workdir(workdir, config)
-    task, train_data, sets = build(config, path)
+    path = pathlib.Path(workdir)
+    parts = prepare(config)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.evaluation.batch_size, mesh, name="evaluation.batch_size")
+    initial = _initial(config, path)
+    loop.claim(path, config)
+    classes.keep(path, parts.names)
+    task, train_data, sets = build(config, path, parts=parts)
+    try:
+        return loop.train(config, task, train_data, sets, workdir, initial)
+    finally:
+        for data in (train_data, *sets.values()):
+            data.reader.tell_corrupt()
 
-    def initial(mesh: Any) -> dict[str, Any]:
-        del mesh  # A student is small enough to be whole in every process.
-        if config.student.load is None:
-            return {}
-        leaves = named_leaves(teachers.load_model(config.student, config.seed))
-        return {f"model/{name}": leaf for name, leaf in leaves.items()}
 
-    return loop.train(config, task, train_data, sets, workdir, initial)
+def _initial(config: ConfigDict, workdir: pathlib.Path) -> Callable[[Any], dict[str, Any]]:
+    """What a student begins with, read at once unless the run has begun."""
+    leaves: dict[str, Any] = {}
+    if config.student.load is not None and not any((workdir / "checkpoints").glob("[0-9]*")):
+        model = teachers.load_model(config.student, config.seed)
+        leaves = {f"model/{name}": leaf for name, leaf in named_leaves(model).items()}
+    # A student is small enough to be whole in every process.
+    return lambda mesh: leaves

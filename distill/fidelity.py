@@ -20,7 +20,7 @@ nowhere, even where they are NaN.
     count                        examples
 
 Those of the labels are absent where there are none (mixed inputs), those of the teacher
-where there is none.
+where there is none, those of the first 5 where there are no more classes.
 """
 
 from collections.abc import Mapping
@@ -35,6 +35,7 @@ from distill import distances
 
 # Guo et al. 2017 (arXiv:1706.04599), section 3.
 CALIBRATION_BINS = 15
+TOP = 5
 
 Sums = dict[str, Array]
 Mask = Bool[Array, "B"] | Float[Array, "B"]
@@ -53,7 +54,8 @@ def fidelity_sums(
     if labels is not None:
         labels = jnp.where(mask, labels, 0)
         values |= _label_values(student_logits, labels)
-        values["accuracy_top5"] = distances.in_top(student_logits, labels, 5)
+        if student_logits.shape[1] > TOP:
+            values["accuracy_top5"] = distances.in_top(student_logits, labels, TOP)
     if teacher_logits is not None:
         teacher_logits = _real(teacher_logits, mask)
         values["teacher_entropy"] = _entropy(teacher_logits)
@@ -125,14 +127,16 @@ def _label_values(logits: Array, labels: Array) -> Sums:
 
 def _distance_values(student_logits: Array, teacher_logits: Array) -> Sums:
     both = student_logits, teacher_logits
-    return {
+    values = {
         "kl": distances.kl(*both, entropy_clip=0.0),
         "reverse_kl": distances.reverse_kl(*both),
         "euclidean": distances.euclidean(*both),
         "agreement": distances.agreement(*both),
-        "agreement_top5": distances.agreement(*both, k=5),
-        "reverse_agreement_top5": distances.agreement(*reversed(both), k=5),
     }
+    if student_logits.shape[1] > TOP:
+        values["agreement_top5"] = distances.agreement(*both, k=TOP)
+        values["reverse_agreement_top5"] = distances.agreement(*reversed(both), k=TOP)
+    return values
 
 
 def _calibration(logits: Array, correct: Bool[Array, "B"]) -> Float[Array, "B bins 3"]:

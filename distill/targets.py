@@ -5,6 +5,7 @@ plan is what teacher and student saw in one step, mixup included, with the teach
 beside it; students replay the plans and see the very same pixels.
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,48 +14,90 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from absl import logging
+from flax import traverse_util
 
-from distill import views
+from distill import npz, views
 from distill.task import mixed_images
 from distill.vision.data import EvalBatches, TrainBatches
-from moshijax.files import replacing
+from moshijax.errors import UserError
+from moshijax.nn.paths import named_leaves
 from moshijax.train.workdir import write_text
 
 
 GOLDEN = 0.618  # Multiples of it, mod 1, lie far apart.
 
+FACTS = "facts"  # the array of a file that says what it was made of
+VERSION = 2  # of what the files hold and how it is computed
+
+Facts = Mapping[str, Any]
 Logits = dict[str, np.ndarray]  # By teacher: [B, V]
 Ask = Callable[[Any, Any], Logits]  # Images by view key (bytes) and mixup share -> logits
 
 
-def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an npz file whole or not at all."""
-    with replacing(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+def digest(model: Any) -> str:
+    """A short name of a model's weights."""
+    result = hashlib.sha256()
+    for name, leaf in sorted(named_leaves(model).items()):
+        array = np.asarray(leaf)
+        result.update(f"{name} {array.dtype} {array.shape}".encode())
+        result.update(array.tobytes())
+    return result.hexdigest()[:32]
 
 
-def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads what `save_arrays` wrote.
+def _check_facts(path: pathlib.Path, theirs: Any, facts: Facts) -> None:
+    """Refuses targets that were made of something else.
 
     Raises:
-        ValueError: the file is damaged.
+        UserError: what they were made of, and what they should be made of.
     """
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # A zip file breaks in many ways, all of them to be named.
-        raise ValueError(
-            f"{path} cannot be read ({error}): delete it to have it made again."
-        ) from error
+    theirs = theirs if isinstance(theirs, dict) else {}
+    theirs, ours = _flat(theirs), _flat(json.loads(json.dumps(facts)))
+    odd = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k)]
+    if odd:
+        changes = "; ".join(f"{k} {theirs.get(k)!r}, not {ours.get(k)!r}" for k in odd)
+        raise UserError(
+            f"{path} caches another teacher or view ({changes}): take another, or delete it to "
+            "have it made again."
+        )
 
 
-def fixed_table(path: pathlib.Path, data: EvalBatches, ask: Ask, draws: int) -> Logits:
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(facts, sep=".")
+
+
+def _save(path: pathlib.Path, facts: Facts, arrays: Mapping[str, np.ndarray]) -> None:
+    npz.save(path, {**arrays, FACTS: np.array(json.dumps(facts))})
+
+
+def _load(path: pathlib.Path, facts: Facts) -> dict[str, np.ndarray]:
+    """Arrays that were made of these facts.
+
+    Raises:
+        UserError: the file is damaged, or made of others.
+    """
+    arrays = npz.read_stored(path)
+    _check_facts(path, _told(arrays.pop(FACTS, None)), facts)
+    return arrays
+
+
+def _told(array: np.ndarray | None) -> Any:
+    return None if array is None or array.dtype.kind != "U" else json.loads(str(array))
+
+
+def fixed_table(
+    path: pathlib.Path, facts: Facts, data: EvalBatches, ask: Ask, draws: int
+) -> Logits:
     """Log of the mean probability that each teacher gives each image over `draws` views.
 
-    `data` are evaluation batches with the teachers' views; the table is kept in `path`.
+    `data` are evaluation batches with the teachers' views; the table is kept in `path` with the
+    `facts` that it depends on.
+
+    Raises:
+        UserError: the table that is there is damaged, or was made of something else.
     """
     if path.exists():
-        return load_arrays(path)
+        return _load(path, facts)
     total: Logits = {}
     jobs = tqdm.tqdm(range(draws * data.num_batches), desc="fixed targets", disable=None)
     for job in jobs:
@@ -67,7 +110,7 @@ def fixed_table(path: pathlib.Path, data: EvalBatches, ask: Ask, draws: int) -> 
             table[batch["index"][known]] += _softmax(logits[known])
     with np.errstate(divide="ignore"):
         table = {name: np.log(mass / draws).astype(np.float32) for name, mass in total.items()}
-    save_arrays(path, table)
+    _save(path, facts, table)
     return table
 
 
@@ -81,7 +124,7 @@ class FixedTargets:
 
     def __init__(self, batches: TrainBatches, table: Logits) -> None:
         self.batches, self.table = batches, table
-        self.batch_size = batches.batch_size
+        self.batch_size, self.reader = batches.batch_size, batches.reader
 
     def batch(self, step: int, order: int, rows: np.ndarray | None) -> dict[str, Any]:
         """The batch with `teacher_logits`."""
@@ -106,48 +149,61 @@ class CachedTargets:
         num_plans: how many plans there are; step n replays plan (n - 1) mod num_plans.
 
     Raises:
-        ValueError: the folder is the cache of something else.
+        UserError: the folder, or a file in it, is damaged or the cache of something else.
     """
 
     def __init__(
-        self, folder: pathlib.Path, facts: Mapping[str, Any], batches: TrainBatches, num_plans: int
+        self, folder: pathlib.Path, facts: Facts, batches: TrainBatches, num_plans: int
     ) -> None:
-        self.folder, self.batches, self.num_plans = folder, batches, num_plans
-        self.batch_size = batches.batch_size
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.facts, self.batches, self.num_plans = folder, facts, batches, num_plans
+        self.batch_size, self.reader = batches.batch_size, batches.reader
         path = folder / "cache.json"
-        facts = json.loads(json.dumps(facts))
-        theirs = json.loads(path.read_text()) if path.exists() else facts
-        odd = [k for k in sorted(facts | theirs) if facts.get(k) != theirs.get(k)]
-        if odd:
-            changes = "; ".join(f"{k} {theirs.get(k)!r}, not {facts.get(k)!r}" for k in odd)
-            raise ValueError(f"{folder} caches another teacher or view ({changes}): take another.")
+        if path.exists():
+            _check_facts(folder, _json(path), facts)
+        self._missing = [n for n in range(num_plans) if not self._file(n).exists()]
+        for number in sorted(set(range(num_plans)) - set(self._missing)):
+            self._check(number)
+        found = num_plans - len(self._missing)
+        logging.info("%d of %d plans are in %s.", found, num_plans, folder)
+        folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(facts, indent=1) + "\n")
 
     def _file(self, number: int) -> pathlib.Path:
         return self.folder / f"{number:07d}.npz"
 
+    def _check(self, number: int) -> None:
+        """Refuses a damaged or foreign plan before a step is trained, by its headers alone."""
+        path = self._file(number)
+        facts = npz.read_arrays(path, [FACTS] if FACTS in npz.read_headers(path) else [])
+        _check_facts(path, _told(facts.get(FACTS)), self.facts)
+
     def fill(self, teacher_batches: TrainBatches, ask: Ask) -> None:
         """Computes the plans that are not there yet; goes on where it was stopped."""
-        missing = [n for n in range(self.num_plans) if not self._file(n).exists()]
-        for number in tqdm.tqdm(missing, desc="cached targets", disable=None):
+        for number in tqdm.tqdm(self._missing, desc="cached targets", disable=None):
             plan = teacher_batches.plan(number + 1)
             batch = teacher_batches.render(plan)
             # A corrupt image was replaced: the student is to see the same one.
             plan = plan._replace(index=np.asarray(batch["index"], np.int64))
             logits = ask(batch["images"], batch["mix"])
             named = {f"logits/{name}": value for name, value in logits.items()}
-            save_arrays(self._file(number), views.to_arrays(plan) | named)
+            _save(self._file(number), self.facts, views.to_arrays(plan) | named)
 
     def batch(self, step: int, order: int, rows: np.ndarray | None) -> dict[str, Any]:
         """The step's plan, rendered for the student, with `teacher_logits`."""
         # Another order begins elsewhere in the same round of plans.
         number = (step - 1 + round(order * GOLDEN * self.num_plans)) % self.num_plans
-        arrays = load_arrays(self._file(number))
+        arrays = _load(self._file(number), self.facts)
         rows = np.arange(self.batch_size) if rows is None else rows
         batch = self.batches.render(plan_rows(views.from_arrays(arrays), rows))
         logits = {n.removeprefix("logits/"): a[rows] for n, a in arrays.items() if "/" in n}
         return batch | {"teacher_logits": logits}
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete {path.parent}.") from error
 
 
 def make_ask(teachers: Mapping[str, Any], keys: Mapping[str, str]) -> Ask:

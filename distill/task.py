@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from distill import distances, fidelity, views
+from moshijax.errors import UserError
 from moshijax.train import optim
 
 
@@ -53,12 +54,13 @@ class DistillTask:
     ) -> None:
         known = (LABELS, *distances.DISTANCES)
         if config.loss.distance not in known:
-            raise ValueError(f"loss.distance: {config.loss.distance!r} is unknown, take {known}.")
+            raise UserError(f"loss.distance: {config.loss.distance!r} is unknown, take {known}.")
         if config.loss.distance != LABELS and not teachers:
-            raise ValueError(
+            raise UserError(
                 f"loss.distance: {config.loss.distance!r} needs a teacher: name one under "
                 f"`teachers`, or take {LABELS!r}."
             )
+        _check_loss(config.loss)
         self.loss_config = config.loss
         self.parts = config.accumulate
         self.make = make
@@ -156,8 +158,33 @@ class DistillTask:
             metrics |= {f"mixed_{name}": value for name, value in mixed.items()}
         return metrics
 
-    def model_flops(self, batch: Any) -> None:
-        """None: in convolutions nothing is masked, so that the program tells."""
+
+def _check_loss(config: ConfigDict) -> None:
+    """Tries the loss on shapes alone: its functions know best what they take.
+
+    Raises:
+        UserError: an option that it has not, or a value that it refuses.
+    """
+    logits, labels = (
+        jax.ShapeDtypeStruct((1, 2), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+
+    def both(logits: jax.Array, labels: jax.Array) -> Any:
+        matched = distances.distance_to_teachers(
+            distances.DISTANCES.get(config.distance, distances.kl),
+            logits,
+            [logits],
+            config.combine,
+            temperature=config.temperature,
+            **config.options.to_dict(),
+        )
+        return matched, distances.cross_entropy(logits, labels, config.label_smoothing)
+
+    try:
+        jax.eval_shape(both, logits, labels)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"loss: {' '.join(str(error).split())}.") from error
 
 
 @jax.named_scope("mixed_images")

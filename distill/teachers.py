@@ -1,6 +1,7 @@
 """Models of an experiment: built from a preset, loaded from a file or another run."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from typing import Any
@@ -12,23 +13,27 @@ from ml_collections import ConfigDict
 
 from distill.vision.convert import load_npz
 from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.train.checkpoints import load_leaves
+from moshijax.train.workdir import load_leaves
+
+
+EXPERIMENT = "distill.experiment"  # by its config: the kind of run whose model is a classifier
 
 
 def model_config(spec: ConfigDict) -> ResNetConfig:
     """The architecture of `spec.preset` with `spec.overrides`.
 
     Raises:
-        ValueError: an unknown preset or field.
+        UserError: an unknown preset or field, or a value that no network can have.
     """
     if spec.preset not in PRESETS:
-        raise ValueError(f"preset: {spec.preset!r} is unknown, take one of {', '.join(PRESETS)}.")
+        raise UserError(f"preset: {spec.preset!r} is unknown, take one of {', '.join(PRESETS)}.")
     try:
         return dataclasses.replace(PRESETS[spec.preset], **spec.overrides.to_dict())
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(ResNetConfig))
-        raise ValueError(f"overrides of {spec.preset}: {error}; fields are {fields}.") from error
+        raise UserError(f"overrides of {spec.preset}: {error}; fields are {fields}.") from error
 
 
 def make_model(spec: ConfigDict, key: jax.Array) -> ResNet:
@@ -54,7 +59,7 @@ def load_model(spec: ConfigDict, seed: int) -> ResNet:
     Without `spec.load_head` the head stays random, whatever head the npz file has.
 
     Raises:
-        ValueError: nothing is there, or it holds another model.
+        UserError: nothing is there, or it holds another model.
     """
     if spec.load is None:
         logging.warning("%s has no weights to load: it stays random.", spec.preset)
@@ -65,7 +70,7 @@ def load_model(spec: ConfigDict, seed: int) -> ResNet:
         model = shapes if spec.load_head else _random(spec, seed)
         return load_npz(path, model, load_head=spec.load_head)
     if not path.is_dir():
-        raise ValueError(
+        raise UserError(
             f"load: {spec.load} is neither an npz file nor a work directory: fetch or train the "
             "model first, or point `load` at it."
         )
@@ -74,13 +79,38 @@ def load_model(spec: ConfigDict, seed: int) -> ResNet:
 
 def _checked(path: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """The arrays of a run's model, if they are exactly those wanted."""
+    _check_kind(pathlib.Path(path))
     leaves = load_leaves(path, "model")
     found = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     expected = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
     if found != expected:
         odd = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
-        raise ValueError(
-            f"load: {path} holds another model: {odd[0]} has shape {found.get(odd[0])} there and "
-            f"{expected.get(odd[0])} here ({len(odd)} such arrays): name its own preset."
+        first = odd[0]
+        if first not in found or first not in expected:
+            what = f"{first} is in {'it' if first in found else 'this model'} alone"
+        else:
+            what = f"{first} has shape {found[first]} there and {expected[first]} here"
+        raise UserError(
+            f"load: {path} holds another model: {what} ({len(odd)} such arrays): name its own "
+            "preset and overrides."
         )
     return leaves
+
+
+def _check_kind(path: pathlib.Path) -> None:
+    """Refuses the directory of a run that trains no image classifier."""
+    config = path / "config.json"
+    if not config.is_file():
+        raise UserError(
+            f"load: {path} is no work directory (it has no config.json): name a run's directory "
+            "or an npz file."
+        )
+    try:
+        experiment = json.loads(config.read_text())["experiment"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"load: {config} is damaged ({error}): copy the run again.") from error
+    if experiment != EXPERIMENT:
+        raise UserError(
+            f"load: {path} is a run of {experiment}, not of {EXPERIMENT}: it holds no image "
+            "classifier."
+        )

@@ -172,9 +172,10 @@ def _mesh(slice_: topology.Topology, sizes: Mapping[str, int]) -> tuple[Any, str
 
 
 def _flops(jaxpr: Any, planned: plan.Plan) -> estimate.Flops:
+    own = planned.model_flops
     return estimate.Flops(
         executed=flops.count(jaxpr),
-        model=program.model_flops(planned.task, planned.batch, lambda: jaxpr),
+        model=flops.count(jaxpr, recomputed=False) if own is None else own,
         kernels=flops.count_kernels(jaxpr),
     )
 

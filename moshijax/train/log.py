@@ -15,7 +15,6 @@ import tqdm
 from tensorboard.summary import Writer
 
 from moshijax import hosts
-from moshijax.files import unwritable
 from moshijax.train.workdir import write_text
 
 
@@ -25,14 +24,11 @@ SHOWN = 4  # Numbers that fit beside a bar.
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`; a line cut short by a kill is left out."""
     rows = []
-    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
-    for line in text.splitlines():
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            rows.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row:
-            rows.append(row)
     return rows
 
 
@@ -91,11 +87,8 @@ class Log:
             self._bar.update()
 
     def _write(self, row: dict[str, Any]) -> None:
-        try:
-            with self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise unwritable(self._path, error) from error
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
     def _say(self, text: str) -> None:
         if self._bar is not None:

@@ -185,3 +185,11 @@ def test_cka_ignores_rotation_scale_and_shift():
 def test_cka_of_constant_features_is_nan():
     constant = jnp.full((B, 5), 0.1)
     assert np.isnan(cka(cka_sums_of(draw(0, B, 4), constant, jnp.ones(B))))
+
+
+@pytest.mark.parametrize("classes", [3, 5, 6])
+def test_the_first_five_are_told_of_more_than_five_classes(classes):
+    logits = jnp.eye(2, classes)
+    labels, mask = jnp.zeros(2, jnp.int32), jnp.ones(2)
+    sums = jax.eval_shape(fidelity_sums, logits, logits, labels, mask)
+    assert len([name for name in sums if "top5" in name]) == 3 * (classes > 5)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import evaluate, experiment, targets, teachers
+from distill import classes, evaluate, experiment, teachers
 from distill.task import State
-from distill.vision import convert
+from distill.vision import convert, sources
 from moshijax.nn.paths import named_leaves
 
 
@@ -218,12 +218,6 @@ def test_model_of_another_run_is_a_teacher_and_a_wrong_one_is_refused(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_damaged_target_files_are_named(tmp_path):
-    (tmp_path / "fixed_targets.npz").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(ValueError, match=r"fixed_targets.npz cannot be read.*delete it"):
-        targets.load_arrays(tmp_path / "fixed_targets.npz")
-
-
 def test_state_is_a_tree_of_arrays_alone(funmatch):
     state = funmatch[4]
     assert isinstance(state, State)
@@ -233,6 +227,7 @@ def test_state_is_a_tree_of_arrays_alone(funmatch):
 def test_student_is_evaluated_from_its_directory_and_its_exported_file(tmp_path):
     c = config("tiny,arm=teacher", num_steps=6)
     experiment.run(c, str(tmp_path / "run"))
+    assert classes.of_run(str(tmp_path / "run")) == sources.SAMPLE_CLASSES
     metrics = evaluate.evaluate(c, str(tmp_path / "run"))
     assert metrics["test/count"] == 100
     spec = c.student.copy_and_resolve_references()

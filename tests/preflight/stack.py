@@ -66,9 +66,6 @@ class StackTask:
     def summarize(self, sums):
         return {}
 
-    def model_flops(self, batch):
-        return None
-
 
 OPTIMIZER = dict(
     learning_rate=1e-3,

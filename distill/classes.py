@@ -1,0 +1,135 @@
+"""Which number each class has, by its name: one numbering for all that an experiment reads.
+
+Folders are numbered in the order of their names, so a folder that lacks a class, or has another
+one, gives the rest other numbers. A run keeps its names, so that what it taught is read alike.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+
+from distill.vision.folder import LISTED
+from distill.vision.sources import Source
+from moshijax import hosts
+from moshijax.errors import UserError
+from moshijax.train.workdir import write_text
+
+
+FILE = "classes.json"
+
+Names = tuple[str, ...]
+
+
+def of_run(load: str | None) -> Names | None:
+    """The names that a work directory keeps; a file of weights has none."""
+    path = pathlib.Path(load or "").expanduser() / FILE
+    if load is None or not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): copy the run again.") from error
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UserError(f"{path} is no list of names: copy the run again.")
+    return tuple(found)
+
+
+def keep(workdir: pathlib.Path, names: Names) -> None:
+    """Writes a run's names into its directory, or compares them with those it began with."""
+    theirs = of_run(str(workdir))
+    if theirs is not None and theirs != names:
+        raise UserError(
+            f"the classes of the data are not those that {workdir} began with "
+            f"({differences('then', theirs, 'now', names)}): restore them, or take another "
+            "--workdir."
+        )
+    if hosts.first():
+        write_text(workdir / FILE, json.dumps(names, indent=1) + "\n")
+
+
+def agree(
+    runs: Mapping[str, Names],
+    train: Source | None,
+    sets: Sequence[Source],
+    num_classes: int,
+    by_labels: bool,
+) -> tuple[Names, bool]:
+    """The classes of an experiment, and whether the training images' labels are of them.
+
+    They are those of the runs that it loads, else of the training images if their labels teach,
+    else of the evaluation images, or of the training images if these have all of them and more.
+
+    Args:
+        runs: the names that loaded runs keep, by what they are here.
+        train: the training images.
+        sets: the evaluation images; they may lack classes.
+        num_classes: how many the student tells apart.
+        by_labels: whether the labels teach; if not, the training images may be of other things.
+
+    Raises:
+        UserError: names differ in a way that would give a class two numbers.
+    """
+    owner, names = _standard(runs, train, sets, num_classes, by_labels)
+    for source in sets:
+        if not set(source.class_names) <= set(names):
+            raise _refusal(owner, names, source.name, source.class_names)
+    if train is None:
+        return names, False
+    theirs = set(train.class_names)
+    if theirs <= set(names):
+        return names, True
+    if by_labels or (len(theirs) == len(names) and theirs & set(names)):
+        raise _refusal(owner, names, train.name, train.class_names)
+    logging.warning(
+        "%s is of other classes than %s (%s): its labels are not used.",
+        train.name, owner, differences(owner, names, train.name, train.class_names),
+    )  # fmt: skip
+    return names, False
+
+
+def _standard(
+    runs: Mapping[str, Names],
+    train: Source | None,
+    sets: Sequence[Source],
+    num_classes: int,
+    by_labels: bool,
+) -> tuple[str, Names]:
+    """Whose classes number all others."""
+    for owner, names in runs.items():
+        for other, theirs in runs.items():
+            if theirs != names:
+                raise _refusal(owner, names, other, theirs)
+        return owner, names
+    widest = max(sets, key=lambda source: len(source.class_names))
+    if train is not None:
+        wider = set(widest.class_names) <= set(train.class_names)
+        if by_labels or (wider and len(train.class_names) == num_classes):
+            return train.name, train.class_names
+    return widest.name, widest.class_names
+
+
+def _refusal(owner: str, names: Names, other: str, theirs: Names) -> UserError:
+    return UserError(
+        f"{other} has other classes than {owner} ({differences(owner, names, other, theirs)}): "
+        "classes are compared by name, so give both the same ones."
+    )
+
+
+def differences(owner: str, names: Names, other: str, theirs: Names) -> str:
+    """What each of two lists of names has alone."""
+    alone = [
+        f"{whose} alone has {_listed(mine)}"
+        for whose, mine in (
+            (owner, sorted(set(names) - set(theirs))),
+            (other, sorted(set(theirs) - set(names))),
+        )
+        if mine
+    ]
+    return "; ".join(alone) or "the same names in another order"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(map(repr, names[:LISTED])) + more
