@@ -151,6 +151,11 @@ def find(name: HubName) -> pathlib.Path | None:
             f"{name}: {name.repo} has no revision {name.revision!r}: give a branch, a tag or a "
             "commit of it."
         ) from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name} cannot be fetched: HF_TOKEN holds other characters than ASCII: set it to the "
+            "token as the hub shows it."
+        ) from error
     except (OSError, RuntimeError, errors.HTTPError, errors.XetDownloadError) as error:
         reason = _reason(error)
     raise UserError(f"{name} {reason}")

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -177,6 +178,19 @@ def test_offline_what_was_fetched_is_found(hub, monkeypatch):
     with pytest.raises(UserError, match=r"not among the downloads in .*cache, and HF_HUB_OFFLINE"):
         locate("hf://kyutai/mimi/other.safetensors")
     assert len(hub.requests) == before
+
+
+def test_a_token_that_no_header_can_hold_is_a_sentence(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "sécret")
+    with pytest.raises(UserError, match=r"cannot be fetched: HF_TOKEN holds other characters than"):
+        locate("hf://kyutai/mimi/sub/model.safetensors")
+
+
+@pytest.mark.parametrize("address", ["localhost", "ftp://127.0.0.1", "http://["])
+def test_an_address_that_is_none_is_a_sentence(address, monkeypatch, tmp_path):
+    use(monkeypatch, address, tmp_path / "cache")
+    with pytest.raises(UserError, match=rf"cannot be fetched from {re.escape(address)} "):
+        locate("hf://kyutai/mimi/sub/model.safetensors")
 
 
 def test_a_cache_that_cannot_be_written_is_named(hub, monkeypatch, tmp_path):

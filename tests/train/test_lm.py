@@ -67,6 +67,14 @@ def test_a_file_is_read_onto_the_mesh(file):
         assert leaf.sharding.spec == spec, name
 
 
+def test_a_run_begins_at_the_weights_of_a_folder(file, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(file.read_bytes())
+    config = tiny(tmp_path, "helium_7b_tiny")
+    expected = leaves_of(tiny(file, "helium_7b_tiny"))
+    for name, leaf in leaves_of(config).items():
+        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+
+
 def test_a_run_begins_at_another_runs_model_on_its_mesh(begun, tmp_path):
     state, _, workdir = begun
     config = tiny(workdir)
