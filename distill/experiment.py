@@ -19,6 +19,7 @@ from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
 from moshijax.train.plan import Plan
+from moshijax.train.workdir import check as check_workdir
 
 
 class Parts(NamedTuple):
@@ -235,12 +236,11 @@ def plan(config: ConfigDict) -> Plan:
 
 def run(config: ConfigDict, workdir: str) -> Any:
     """Trains a config in its work directory, from where it stands; returns the state."""
-    path = pathlib.Path(workdir)
+    path = check_workdir(workdir, config)
     parts = prepare(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.evaluation.batch_size, mesh, name="evaluation.batch_size")
     initial = _initial(config, path)
-    loop.claim(path, config)
     classes.keep(path, parts.names)
     task, train_data, sets = build(config, path, parts=parts)
     try:

@@ -15,7 +15,7 @@ from distill.vision.convert import load_npz
 from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
 from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.train.workdir import load_leaves
+from moshijax.train.checkpoints import load_leaves
 
 
 EXPERIMENT = "distill.experiment"  # by its config: the kind of run whose model is a classifier

@@ -12,8 +12,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from moshijax import hosts, libtpu, supervisor
+from moshijax import hosts, interrupts, libtpu, supervisor
 from moshijax.terminal import is_sentence, sentence
+from moshijax.train import notes
 from moshijax.train.trace import parse_steps
 
 
@@ -39,8 +40,10 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
             parse_steps(profile.value, config.value.num_steps)  # Refused before all else.
             with config.value.unlocked():
                 config.value.profile = profile.value
+        notes.hush()
         join(program)
         libtpu.hush()
+        interrupts.watch(program)
         train(config.value, str(workdir.value))
 
     run_command(program, main, usage)

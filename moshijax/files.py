@@ -135,9 +135,14 @@ def _removed_if_ended(path: pathlib.Path) -> Generator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _remove_and_end(number: int, _: Any) -> None:
-    for path in _partial:
+def discard_partial() -> None:
+    """Removes files that are not whole yet: for who ends this process without further ado."""
+    for path in list(_partial):
         path.unlink(missing_ok=True)
+
+
+def _remove_and_end(number: int, _: Any) -> None:
+    discard_partial()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 

@@ -223,6 +223,8 @@ def leave(code: int) -> NoReturn:
     """Ends this process; after a failure without waiting for the others, which may hang."""
     sys.stdout.flush()
     sys.stderr.flush()
+    if code > 128:
+        os._exit(code)  # Threads that still compile would crash in the interpreter's own end.
     if jax.distributed.is_initialized():
         if code not in (0, EXIT_STOPPED):
             time.sleep(2)  # The others may have something to say before they miss this one.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from moshijax.convert.lm_beside import describe_adapters, find_scaling
 from moshijax.convert.lm_forms import arrange, expand, linear_name
 from moshijax.convert.lm_helium import transformers_config
 from moshijax.convert.lm_names import entries, layouts
@@ -37,7 +38,7 @@ def load_lm(
     dtype: Any = None,
     mesh: Mesh | None = None,
     inference: bool = False,
-    lora_scaling: float = 2.0,
+    lora_scaling: float | None = None,
 ) -> Moshi:
     """Loads a language model from a path or an `hf://` name, whatever the layout of the file.
 
@@ -51,13 +52,14 @@ def load_lm(
         dtype: of the parameters.
         mesh: where to put them; each process reads of the file what its devices hold.
         inference: arrange the weights as lists, which a CPU reads fastest.
-        lora_scaling: of the adapters, if the file has any; it does not tell.
+        lora_scaling: of the adapters, if the file has any; it wins over what is written. None: as
+            the file says or the config.json beside it, else Moshi's default of 2.
 
     Raises:
         ValueError: the file does not fit; the sentence says how, and which preset it is of.
     """
     file = open_weights(source)
-    model, table = fit(file, config, lora_scaling)
+    model, table = fit(file, config, find_scaling(source, file, lora_scaling))
     if inference:
         model = jax.eval_shape(unstack, model)
     dtype = dtype or file.entries[table[0].name].dtype
@@ -86,7 +88,8 @@ def save_lm(
         path = path / "model.safetensors"
     types = (None if keeps_type(e.paths[0]) else dtype for e in table)
     tensors = {e.name: announce(e, leaves, kind) for e, kind in zip(table, types, strict=True)}
-    write_safetensors(path, tensors, {"format": "pt"} if layout == "transformers" else {})
+    metadata = {"format": "pt"} if layout == "transformers" else {}
+    write_safetensors(path, tensors, metadata | describe_adapters(model))
     return path
 
 

@@ -43,7 +43,7 @@ def _expand(entry: Entry, leaves: Mapping[str, Any]) -> Iterator[Entry]:
     name, paths = entry.name, entry.paths
     if _has(f"{paths[0]}/a", leaves):
         frozen = Entry(
-            f"{linear_name(name)}.frozen_W.weight", _below(paths, "frozen"), entry.transform
+            f"{linear_name(name)}.frozen_W.weight", below(paths, "frozen"), entry.transform
         )
         yield from _expand(frozen, leaves)
         yield from adapter_entries(entry)
@@ -53,8 +53,8 @@ def _expand(entry: Entry, leaves: Mapping[str, Any]) -> Iterator[Entry]:
             "it was before, or with one scale a channel."
         )
     elif _has(f"{paths[0]}/values", leaves):
-        yield Entry(name, _below(paths, "values"), entry.transform)
-        yield Entry(f"{name}_scb", _below(paths, "scale"), _rows(len(paths)))
+        yield Entry(name, below(paths, "values"), entry.transform)
+        yield Entry(f"{name}_scb", below(paths, "scale"), _rows(len(paths)))
     else:
         yield entry
 
@@ -63,8 +63,8 @@ def adapter_entries(entry: Entry) -> Iterator[Entry]:
     """Returns the entries of the adapter of a linear map."""
     name, paths = linear_name(entry.name), entry.paths
     together = _together(entry)
-    yield Entry(f"{name}.lora_A.weight", _below(paths, "a"), _copies(len(paths), together))
-    yield Entry(f"{name}.lora_B.weight", _below(paths, "b"), stacked(len(paths), LINEAR))
+    yield Entry(f"{name}.lora_A.weight", below(paths, "a"), _copies(len(paths), together))
+    yield Entry(f"{name}.lora_B.weight", below(paths, "b"), stacked(len(paths), LINEAR))
 
 
 def is_linear(entry: Entry) -> bool:
@@ -115,7 +115,8 @@ def _has(path: str, leaves: Mapping[str, Any]) -> bool:
     return True
 
 
-def _below(paths: tuple[str, ...], name: str) -> tuple[str, ...]:
+def below(paths: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Returns the paths of an array of each kernel."""
     return tuple(f"{path}/{name}" for path in paths)
 
 

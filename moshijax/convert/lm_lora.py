@@ -2,18 +2,21 @@
 
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from moshijax.convert.lm import check_shared, read_leaves
-from moshijax.convert.lm_forms import adapter_entries, is_linear, rank_of
+from moshijax.convert.lm_beside import describe_adapters, find_scaling
+from moshijax.convert.lm_forms import adapter_entries, below, is_linear, linear_name, rank_of
 from moshijax.convert.lm_names import entries
 from moshijax.convert.names import Entry
 from moshijax.convert.safetensors import write_safetensors
-from moshijax.convert.tables import announce, detect, faults
-from moshijax.convert.weights import ADAPTERS, open_weights
+from moshijax.convert.tables import announce, detect, faults, find, pieces, read
+from moshijax.convert.weights import ADAPTERS, Weights, open_weights
+from moshijax.errors import UserError
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.moshi import Moshi
 from moshijax.nn.linear import map_kernels
@@ -28,15 +31,19 @@ def load_lora(
     source: str | os.PathLike[str],
     model: Moshi,
     *,
-    scaling: float = 2.0,
+    scaling: float | None = None,
     mesh: Mesh | None = None,
 ) -> Moshi:
     """Gives every linear map of a model the adapter that a file has for it.
 
+    Whole tensors beside them take the place of the model's, such as embeddings that were trained
+    with the adapters (`ft_embed` of moshi-finetune).
+
     Args:
         source: a path or an `hf://` name.
         model: without adapters, stacked or in lists.
-        scaling: of the adapters; the file does not tell. Moshi's own default.
+        scaling: of the adapters; it wins over what is written. None: as the file says or the
+            config.json beside it, else Moshi's default of 2.
         mesh: where to put them.
 
     Raises:
@@ -45,6 +52,7 @@ def load_lora(
     if adapters(model):
         raise ValueError(f"{source}: this model has adapters already: fuse_lora takes them in.")
     file = open_weights(source, ADAPTERS)
+    scaling = find_scaling(source, file, scaling)
     tables = {layout: _table(model.config, layout) for layout in LAYOUTS}
     layout = detect(file, tables) or LAYOUTS[0]
     linears = filter(is_linear, entries(model.config, layout))
@@ -55,15 +63,16 @@ def load_lora(
         return map_kernels(model, lambda _, kernel: Lora(kernel, rank, scaling, key))
 
     shapes = jax.eval_shape(adapt, model)
-    wanted = adapters(shapes)
-    if found := faults(file, tables[layout], wanted):
+    whole = whole_tensors(file, entries(model.config, layout), shapes)
+    if found := faults(file, tables[layout] + whole, named_leaves(shapes)):
         raise ValueError(
             f"{file.path} does not fit the linear maps of this language model at rank {rank}: "
             f"{found}; give adapters that were made for this model"
         )
-    leaves = named_leaves(model) | read_leaves(file, tables[layout], wanted, mesh)
-    names = named_leaves(shapes)
-    return with_leaves(shapes, {n: leaves[n.replace("/kernel/frozen", "/kernel")] for n in names})
+    leaves = named_leaves(model)
+    leaves = {n: leaves.get(n.replace("/kernel/frozen", "/kernel")) for n in named_leaves(shapes)}
+    leaves |= read_leaves(file, tables[layout], adapters(shapes), mesh)
+    return with_leaves(shapes, leaves | replaced(file, whole, leaves))
 
 
 def save_lora(
@@ -79,8 +88,52 @@ def save_lora(
         raise ValueError("this model has no adapters to save: add_lora gives it some.")
     check_shared(model)
     table = _table(model.config, layout)
-    write_safetensors(path, {e.name: announce(e, found, dtype) for e in table}, {})
+    tensors = {e.name: announce(e, found, dtype) for e in table}
+    write_safetensors(path, tensors, describe_adapters(model))
     return pathlib.Path(path)
+
+
+def whole_tensors(file: Weights, table: Iterable[Entry], model: Any) -> list[Entry]:
+    """Returns the entries of what a file of adapters has whole; a linear map's is the frozen one.
+
+    Raises:
+        UserError: it is of a linear map that is quantised in the model.
+    """
+    leaves, found = named_leaves(model), []
+    for entry in table:
+        if not is_linear(entry):
+            found += [entry] if entry.name in file else []
+            continue
+        # Moshi's code takes either name.
+        names = (f"{linear_name(entry.name)}.frozen_W.weight", entry.name)
+        name = next((name for name in names if name in file), None)
+        if name is None:
+            continue
+        frozen = Entry(name, below(entry.paths, "frozen"), entry.transform)
+        try:
+            find(frozen.paths[0], leaves)
+        except KeyError as error:
+            raise UserError(
+                f"{file.path} has {name} whole, which is quantised in this model: load the "
+                "adapters first, fuse them, then quantise."
+            ) from error
+        found.append(frozen)
+    return found
+
+
+def replaced(
+    file: Weights, table: Iterable[Entry], leaves: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    """Returns the arrays of which a file has tensors, or parts of a stack, with those in place."""
+    found = {}
+    for name, parts in pieces(table, leaves).items():
+        array = leaves[name]
+        for index, piece in parts.items():
+            shape = array.shape[len(index) :]
+            array = array.at[index].set(read(file, {(): piece}, shape, array.dtype))
+        found[name] = jax.device_put(array, leaves[name].sharding)
+        file.release()
+    return found
 
 
 def _table(config: MoshiConfig, layout: str) -> list[Entry]:

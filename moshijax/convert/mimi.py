@@ -18,8 +18,11 @@ from moshijax.codec.mimi import Mimi
 from moshijax.codec.quantize import Codebook, FrozenCodebook, freeze_codebooks
 from moshijax.convert.names import LAYOUTS, Entry, entries
 from moshijax.convert.safetensors import write_safetensors
-from moshijax.convert.tables import announce, detect, faults, pieces, read
+from moshijax.convert.tables import announce, detect, faults, few, pieces, read
+from moshijax.convert.values import check_codebook
 from moshijax.convert.weights import CODEC, Weights, open_weights
+from moshijax.errors import UserError
+from moshijax.files import replacing
 from moshijax.nn.paths import named_leaves, path_name, with_leaves
 from moshijax.nn.transformer import unstack
 
@@ -36,7 +39,7 @@ def load_mimi(
     layout = detect_layout(file, config)
     full = dataclasses.replace(config, num_codebooks=_count_codebooks(file))
     if full.num_codebooks < config.num_codebooks:
-        raise ValueError(
+        raise UserError(
             f"{file.path} has {full.num_codebooks} codebooks, but the configuration has "
             f"{config.num_codebooks}: ask for fewer"
         )
@@ -49,9 +52,12 @@ def load_mimi(
         # A codebook at a time, so that a frozen one never lies beside all the others' averages.
         leaves = {}
         for below, leaf in named_leaves(node).items():
-            own = parts.get(path_name(path, below))
-            # Without a flag the codebooks come from data, as all that were ever published.
-            array = read(file, own, leaf.shape, np.float32) if own else np.ones(leaf.shape)
+            name = path_name(path, below)
+            if own := parts.get(name):
+                array = read(file, own, leaf.shape, np.float32)
+                check_codebook(file, next(iter(own.values())).entry.name, below, array)
+            else:  # A flag: codebooks come from data, as all that were ever published.
+                array = np.ones(leaf.shape)
             leaves[below] = jnp.array(array, np.float32)
         file.release()
         node = with_leaves(node, leaves)
@@ -71,7 +77,8 @@ def save_mimi(
     if layout == "transformers":
         path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(transformers_config(model.config), indent=2)
-        (path / "config.json").write_text(text + "\n")
+        with replacing(path / "config.json", "w") as file:
+            file.write(text + "\n")
         path = path / "model.safetensors"
     if any(isinstance(node, FrozenCodebook) for node in _codebooks(model)):
         raise ValueError(
@@ -97,9 +104,9 @@ def detect_layout(file: Weights, config: MimiConfig) -> str:
     """Returns the layout that most of a file's names belong to."""
     best = detect(file, {layout: entries(config, layout) for layout in LAYOUTS})
     if best is None:
-        raise ValueError(
+        raise UserError(
             f"{file.path} is the file of another model: it has few of a Mimi's tensors; its first "
-            f"are {', '.join(sorted(file)[:3])}; give a Mimi's"
+            f"are {few(sorted(file))}; give a Mimi's"
         )
     return best
 
@@ -107,7 +114,7 @@ def detect_layout(file: Weights, config: MimiConfig) -> str:
 def check_tensors(file: Weights, table: list[Entry], leaves: dict[str, Any]) -> None:
     """Raises if a tensor is missing, is not of a Mimi or has another shape."""
     if found := faults(file, table, leaves):
-        raise ValueError(
+        raise UserError(
             f"{file.path} does not fit this Mimi: {found}; choose the configuration that it was "
             "made with, or fetch it anew"
         )

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from moshijax.convert.foreign import refuse_foreign, refuse_unfinished
 from moshijax.errors import UserError
+from moshijax.files import replacing
 
 
 DTYPES: dict[str, np.dtype] = {
@@ -79,6 +81,7 @@ class Safetensors(Mapping[str, np.ndarray]):
 
 
 def _map(path: pathlib.Path) -> mmap.mmap:
+    refuse_unfinished(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; check the path")
     size = path.stat().st_size
@@ -91,6 +94,7 @@ def _map(path: pathlib.Path) -> mmap.mmap:
 def _read_header(path: pathlib.Path, data: mmap.mmap) -> tuple[dict[str, Entry], dict[str, str]]:
     length = int.from_bytes(data[:8], "little")
     if length > min(MAX_HEADER, len(data) - 8):
+        refuse_foreign(path, data[:64])
         raise UserError(
             f"{path} says that its header has {length} bytes, but the file has {len(data)}: "
             "it is cut short or no safetensors file, so fetch it anew"
@@ -98,6 +102,7 @@ def _read_header(path: pathlib.Path, data: mmap.mmap) -> tuple[dict[str, Entry],
     try:
         header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=no_repeats)
     except (ValueError, RecursionError) as error:
+        refuse_foreign(path, data[:64])
         raise UserError(
             f"{path} has a header that is no JSON ({error}): it is no safetensors file, or "
             "damaged, so fetch it anew"
@@ -195,7 +200,6 @@ def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Lazy], metadata: Mapping[str, str]
 ) -> None:
     """Writes a file in the order of the names, holding one tensor in memory at a time."""
-    path = pathlib.Path(path)
     codes = {dtype: code for code, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
@@ -210,16 +214,11 @@ def write_safetensors(
         start = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)  # Keeps the tensors aligned.
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            file.write(text)
-            for name in sorted(tensors):
-                file.write(_raw(name, tensors[name]))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in sorted(tensors):
+            file.write(_raw(name, tensors[name]))
 
 
 def _raw(name: str, tensor: Lazy) -> memoryview:

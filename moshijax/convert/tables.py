@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moshijax.convert.names import Entry
-from moshijax.convert.safetensors import Lazy
+from moshijax.convert.safetensors import Lazy, brief
+from moshijax.convert.values import check_finite
 from moshijax.convert.weights import Weights
 
 
@@ -78,9 +79,11 @@ def read(
         entry, part = parts[place]
         whole = entry.transform.split(file[entry.name])[part]
         _copy(whole[index[stacked:]], array[target])
+        check_finite(file, entry.name, array[target])
     return array
 
 
+@np.errstate(over="ignore", invalid="ignore")  # What is not finite is refused afterwards.
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
     if source.dtype == target.dtype and source.dtype.itemsize == 2:
         # NumPy copies integers fast, and bfloat16 one number at a time.
@@ -160,5 +163,6 @@ def _counts(dtype: np.dtype) -> bool:
 
 
 def few(items: list[str]) -> str:
-    """Names the first of many."""
-    return ", ".join(items[:4]) + (f" and {len(items) - 4} more" if len(items) > 4 else "")
+    """Names the first of many, as a terminal can show them."""
+    shown = (name if name.isprintable() and len(name) < 80 else brief(name) for name in items[:4])
+    return ", ".join(shown) + (f" and {len(items) - 4} more" if len(items) > 4 else "")

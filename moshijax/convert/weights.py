@@ -14,6 +14,7 @@ import numpy as np
 
 from moshijax.convert import hub
 from moshijax.convert.fields import read_fields
+from moshijax.convert.foreign import PICKLES, refuse_pickle
 from moshijax.convert.hub import HubName
 from moshijax.convert.safetensors import Entry, Safetensors, brief
 from moshijax.errors import UserError
@@ -44,6 +45,7 @@ class Weights(Mapping[str, np.ndarray]):
         self._homes = homes
         self._parts = list({id(home): home for home in homes.values()}.values())
         self.entries: dict[str, Entry] = {n: home.entries[n] for n, home in homes.items()}
+        self.metadata = {k: text for part in self._parts for k, text in part.metadata.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.home(name)[name]
@@ -127,6 +129,7 @@ def _split(source: str | os.PathLike[str]) -> tuple[Folder, str | None]:
     """The folder of some weights, and the file in it if one is named."""
     place = hub.parse(source)
     if isinstance(place, HubName):
+        refuse_pickle(str(place))
         if not place.path.endswith((".safetensors", ".json")):
             return Folder(place), None
         inside, name = place.split()
@@ -153,6 +156,9 @@ def _choose(folder: Folder, usual: Usual) -> tuple[Folder, str]:
         found += sorted(p.name for p in folder.place.glob(f"*.safetensors{INDEX}"))
         if len(found) == 1 and named is None:
             return folder, found[0]
+        pickled = [path for path in folder.place.iterdir() if path.suffix in PICKLES]
+        if pickled and not found:
+            refuse_pickle(str(min(pickled)))
     raise UserError(
         f"{folder} has no {' or '.join(wanted)}, whole or in parts: name the file itself."
     )

@@ -1,28 +1,35 @@
 """Windows of codes for a language model: array_record shards of `[K, T]`, or made data.
 
-A record is a NumPy array file (`.npy`) of int16 or int32 codes, text first. Batches are a pure
-function of the step, as everywhere.
+Batches are a pure function of the step, as everywhere.
 """
 
+import bisect
 import glob
-import io
+import itertools
+import os
 import pathlib
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 from array_record.python.array_record_module import (  # ty: ignore[import-not-found]
+    ArrayRecordReader,
     ArrayRecordWriter,
 )
 from jaxtyping import Int
 
 from moshijax.data.order import Stream, shuffled
+from moshijax.data.records import decode, encode
+from moshijax.errors import UserError
 from moshijax.files import replacing
 from moshijax.lm.config import ZERO, MoshiConfig
+from moshijax.paths import local_path
 
 
 MADE = 11  # The purpose of made codes' random stream.
+MOST_MADE = 10**8  # A shuffling is a table of all rows.
+CHECKED = 1000  # Records of a set that are read before a run: a second.
 
 
 @runtime_checkable
@@ -43,54 +50,127 @@ def write_shard(path: str | pathlib.Path, windows: Iterable[np.ndarray]) -> None
     with replacing(path) as partial:
         # One record a group: windows are read at random.
         writer = ArrayRecordWriter(partial.name, "group_size:1")
-        for codes in windows:
-            record = io.BytesIO()
-            narrow = codes.max(initial=0) < 2**15
-            np.save(record, codes.astype(np.int16 if narrow else np.int32), allow_pickle=False)
-            writer.write(record.getvalue())
+        for i, codes in enumerate(windows):
+            writer.write(encode(codes, f"window {i} for {path}"))
         writer.close()
 
 
-class Shards:
-    """The records of all shards that a pattern such as `codes/train-*.array_record` names."""
+class Shard(NamedTuple):
+    """One file of a set: all of its records, as grain reads them."""
 
-    def __init__(self, pattern: str, config: MoshiConfig):
-        self.paths = sorted(glob.glob(pattern))
-        if not self.paths:
-            raise ValueError(f"{pattern}: no file has this name; give the shards' path, with *.")
+    filename: str
+    take: int
+    skip: int = 0
+
+    @property
+    def examples_in_shard(self) -> int:
+        """The same number."""
+        return self.take
+
+
+class Shards:
+    """The records of all shards that a path such as `codes/train-*.array_record` names.
+
+    All files are opened and `CHECKED` records, spread over them, are read when it is made; the
+    others are checked when they are read.
+    """
+
+    def __init__(self, name: str, config: MoshiConfig, option: str = "data"):
         self.config = config
-        self._source = grain.sources.ArrayRecordDataSource(self.paths)
+        self.shards = [_open(path, option) for path in find_files(name, option)]
+        self._ends = list(itertools.accumulate(shard.take for shard in self.shards))
+        if not len(self):
+            raise UserError(f"{option}: {name} holds no window: write shards with some.")
+        self._source = grain.sources.ArrayRecordDataSource(self.shards)
+        self._check(option)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> Int[np.ndarray, "K T"]:
-        where = f"record {index} of {self.paths[0]}" + (" and others" if self.paths[1:] else "")
+        number = bisect.bisect_right(self._ends, index)
+        path, count = self.shards[number].filename, self.shards[number].take
+        where = f"record {index - self._ends[number] + count} of {path}"
         try:
-            codes = np.load(io.BytesIO(self._source[index]), allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{where} is no array file ({error}): write it anew.") from error
-        check_codes(codes, self.config, where)
-        return codes.astype(np.int32)
+            record = self._source[index]
+        except RuntimeError as error:  # The reader's only class of errors, damage among them.
+            raise _damaged(where, error) from error
+        return decode(record, self.config, where)
+
+    def _check(self, option: str) -> None:
+        """Reads the first and last record of every shard, and some of those between."""
+        outer = {
+            i
+            for end, shard in zip(self._ends, self.shards, strict=True)
+            for i in (end - shard.take, end - 1)
+            if shard.take
+        }
+        spread = np.linspace(0, len(self) - 1, min(len(self), CHECKED)).astype(int).tolist()
+        some = [bool((self[i] > ZERO).any()) for i in sorted(outer.union(spread))]
+        # A window may hold no code at all; a set of nothing else would train at a loss of 0.
+        if not any(some):
+            raise UserError(
+                f"{option}: {self.shards[0].filename} and others hold no code but {ZERO} (none): "
+                "encode the audio anew."
+            )
 
 
-def check_codes(codes: np.ndarray, config: MoshiConfig, where: str) -> None:
-    """Raises ValueError unless the codes are of this model's streams and within its tables."""
-    if codes.ndim != 2 or codes.shape[0] != config.num_streams:
-        raise ValueError(
-            f"{where}: codes of shape {list(codes.shape)}; the model has {config.num_streams} "
-            "streams (text and every codebook): give one row each."
+def find_files(name: str, option: str) -> list[pathlib.Path]:
+    """The files that a path names, in order; where nothing has that name, `*` stands for anything.
+
+    Raises:
+        UserError: there is none, or one is a folder.
+    """
+    found = [pathlib.Path(pathlib.Path(name).anchor)]
+    for part in local_path(option, name).relative_to(found[0]).parts:
+        found = [path for folder in found for path in _match(folder, part)]
+    folders = [path for path in found if path.is_dir()]
+    if folders:
+        raise UserError(
+            f"{option}: {folders[0]} is a folder: give the shards in it, such as "
+            f"{folders[0]}/*.array_record."
         )
-    sizes = np.array((config.text_vocab, *(config.codebook_size,) * config.num_codebooks))
-    if config.two_texts:
-        sizes[0] = (config.text_vocab + 1) * (config.text_vocab + 1)
-    wrong = (codes < ZERO) | (codes >= sizes[:, None])
-    if wrong.any():
-        stream, frame = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"{where}: stream {stream} holds {codes[stream, frame]} at frame {frame}; codes are "
-            f"{ZERO} (none) to {sizes[stream] - 1}: was it made with another codec or tokenizer?"
+    if not found:
+        raise UserError(
+            f"{option}: {name}: no file has this name; give one path, in which * stands for any "
+            "letters, and commas and ~ for themselves."
         )
+    return sorted(found)
+
+
+def _match(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+    if os.path.exists(folder / name):
+        return [folder / name]
+    # All but the stars is meant as it is written: brackets are common in names.
+    pattern = glob.escape(name).replace("[*]", "*")
+    return [folder / found for found in glob.glob(pattern, root_dir=folder)]
+
+
+def _open(path: pathlib.Path, option: str) -> Shard:
+    """Counts the records of a file by its index."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option}: {path} is a pipe or a device: give files.")
+    try:
+        # Whose errors are plainer than the reader's.
+        with open(path, "rb"):
+            pass
+        reader = ArrayRecordReader(str(path))
+        count, sound = reader.num_records(), reader.ok()
+        reader.close()  # Raises what was wrong, most of the time.
+    except OSError as error:
+        raise UserError(
+            f"{option}: {path} cannot be read ({error.strerror}): check it and its permissions."
+        ) from error
+    except RuntimeError as error:
+        raise _damaged(f"{option}: {path}", error) from error
+    if not sound:
+        raise _damaged(f"{option}: {path}", RuntimeError("it ends too early"))
+    return Shard(str(path), count)
+
+
+def _damaged(where: str, error: RuntimeError) -> UserError:
+    why = " ".join(str(error).split())[:200]
+    return UserError(f"{where} is no shard of codes, or damaged ({why}): write it anew.")
 
 
 class Made:
@@ -117,17 +197,21 @@ class Made:
         return codes.astype(np.int32)
 
 
-def load(name: str, length: int, config: MoshiConfig) -> Windows:
-    """Opens `made:NUMBER` or a pattern of shards.
+def load(name: str, length: int, config: MoshiConfig, option: str = "data") -> Windows:
+    """Opens `made:NUMBER` or shards by their path, and checks what can be read of them.
 
     Raises:
-        ValueError: no such file, or no number after `made:`.
+        UserError: no such file, one that is damaged or of another model, or no number after
+            `made:`; `option` is what named it.
     """
     kind, _, number = name.partition(":")
     if kind != "made":
-        return Shards(name, config)
-    if not number.isdigit() or not int(number):
-        raise ValueError(f"data {name!r}: give the number of made windows, such as made:1000.")
+        return Shards(name, config, option)
+    if not number.isdecimal() or not 1 <= int(number) <= MOST_MADE:
+        raise UserError(
+            f"{option}: {name!r}: give the number of made windows, from 1 to {MOST_MADE}, such as "
+            "made:1000."
+        )
     return Made(int(number), length, config)
 
 

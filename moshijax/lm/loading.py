@@ -8,19 +8,22 @@ import jax
 import jax.numpy as jnp
 import sentencepiece
 from flax import nnx
+from jaxtyping import Array
 
 from moshijax.convert.hub import locate
 from moshijax.convert.lm import load_lm
 from moshijax.convert.lm_beside import read_config
 from moshijax.convert.weights import find_beside
+from moshijax.errors import UserError
 from moshijax.lm.conditioning import read_values
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.generate import Guidance, Settings
-from moshijax.lm.moshi import Moshi, read_end_as_padding
+from moshijax.lm.moshi import Moshi, cast, read_end_as_padding
 from moshijax.lm.presets import PRESETS
 from moshijax.lm.sampling import Sampling
 from moshijax.lm.session import Session
-from moshijax.nn.quant import quantize
+from moshijax.nn.lora import fuse_lora
+from moshijax.nn.quant import bits_of, quantize
 from moshijax.nn.transformer import unstack
 
 
@@ -69,16 +72,7 @@ def load_tokenizer(path: str, config: MoshiConfig | None) -> Any:
 
 def open_session(args: argparse.Namespace, config: MoshiConfig) -> Session:
     """Loads or draws the model and starts a session."""
-    dtype = jnp.dtype(args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-    if args.lm == "random":
-        model = jax.jit(lambda key: Moshi(config, rngs=nnx.Rngs(key)))(jax.random.key(args.seed))
-        model = unstack(model)
-    else:
-        model = load_lm(args.lm, config, dtype=dtype, inference=True)
-    if config.ignore_text_end:
-        model = read_end_as_padding(model)
-    if args.bits is not None:
-        model = quantize(model, args.bits)
+    model = open_model(args, config)
     # A model without conditions is guided away from itself blind to its text.
     blind = not config.conditions
     guidance = None if args.guidance is None else Guidance(args.guidance, no_text=blind)
@@ -90,6 +84,33 @@ def open_session(args: argparse.Namespace, config: MoshiConfig) -> Session:
         repetition_penalty=args.repetition_penalty,
     )
     return Session(model, settings, given=read_conditions(args, config), seed=args.seed)
+
+
+def open_model(args: argparse.Namespace, config: MoshiConfig) -> Moshi:
+    """Loads or draws the model, in the type and in the bits asked for, with its adapters fused.
+
+    Raises:
+        UserError: its kernels are of other bits already.
+    """
+    dtype = jnp.dtype(args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+    if args.lm == "random":
+
+        def draw(key: Array) -> Moshi:
+            return cast(Moshi(config, rngs=nnx.Rngs(key)), dtype)
+
+        model = unstack(jax.jit(draw)(jax.random.key(args.seed)))
+    else:
+        model = load_lm(args.lm, config, dtype=dtype, inference=True)
+    if config.ignore_text_end:
+        model = read_end_as_padding(model)
+    had = bits_of(model)
+    if args.bits is not None and had - {args.bits}:
+        raise UserError(
+            f"--bits {args.bits}: --lm {args.lm} is of {min(had)} bits already: leave --bits out."
+        )
+    if not had:
+        model = fuse_lora(model)
+    return model if args.bits is None or had else quantize(model, args.bits)
 
 
 def read_conditions(args: argparse.Namespace, config: MoshiConfig) -> dict[str, Any]:

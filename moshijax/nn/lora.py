@@ -90,6 +90,19 @@ def fuse_lora(model: Tree) -> Tree:
     return map_kernels(model, fuse)
 
 
+def scaling_of(model: Any) -> float | None:
+    """Returns the scaling of a model's adapters; None if it has none.
+
+    Raises:
+        ValueError: they have several.
+    """
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Lora))
+    found = {float(node.scaling) for node in nodes if isinstance(node, Lora)}
+    if len(found) > 1:
+        raise ValueError(f"adapters have the scalings {sorted(found)}: files have one for all.")
+    return found.pop() if found else None
+
+
 def share_adapters(model: Tree) -> Tree:
     """Gives k and v the A of q, and up that of gate; the gradient of all goes to the one."""
     leaves = named_leaves(model)

@@ -20,6 +20,7 @@ Tree = TypeVar("Tree")
 
 LARGEST = 127  # what the largest weight of a channel becomes
 DTYPES = {8: jnp.int8, 4: jnp.int4}
+BLOCK = 32  # most inputs that share a step of 4 bits, unless a block is asked for
 PART = 256  # inputs whose weights a CPU converts at a time
 # The fewest rows for which a TPU uses its matrix unit; from where one product a block costs more
 # than a scaled copy of the kernel, unless blocks are this wide.
@@ -155,31 +156,42 @@ def quantize(model: Tree, bits: int = 8, block: int | None = None) -> Tree:
     """Quantises the kernel of every `Linear` but those of embeddings and conditioners.
 
     Args:
-        model: with arrays as kernels.
+        model: with arrays as kernels; what is quantised already stays as it is.
         bits: 8 or 4.
-        block: inputs that share a step; None: all of a channel, which is for 8 bits.
+        block: inputs that share a step; None: all of a channel for 8 bits, and for 4 as many as
+            divide a kernel's inputs, up to 32.
 
     Raises:
-        ValueError: bits and block do not go together, or a kernel is no multiple of the block.
+        ValueError: there is no such number of bits, a kernel is no multiple of the block, or it has
+            an adapter.
     """
-    if bits not in DTYPES or (block is None and bits != 8):
-        raise ValueError(
-            f"{bits} bits in blocks of {block}: take 8 bits, or 8 or 4 with a block such as 32."
-        )
+    if bits not in DTYPES:
+        raise ValueError(f"{bits} bits: take 8 or 4.")
 
     def change(name: str, kernel: Any) -> Any:
-        if isinstance(kernel, nnx.Module) or any(word in name.split("/") for word in WHOLE):
+        if isinstance(kernel, Quantised) or any(word in name.split("/") for word in WHOLE):
             return kernel
-        if block is None:
+        if isinstance(kernel, nnx.Module):
+            raise ValueError(f"{name} has an adapter: fuse it first, or quantise before adding it.")
+        if block is None and bits == 8:
             return PerChannel(*_channels(kernel[...]))
-        if kernel.shape[-2] % block:
+        inputs = kernel.shape[-2]
+        width = block or max(n for n in range(1, BLOCK + 1) if inputs % n == 0)
+        if inputs % width:
             raise ValueError(
-                f"{name} has {kernel.shape[-2]} inputs, no multiple of the block of {block}: "
-                "take a smaller one."
+                f"{name} has {inputs} inputs, no multiple of the block of {width}: take a smaller "
+                "one."
             )
-        return PerBlock(*_blocks(kernel[...], bits, block))
+        return PerBlock(*_blocks(kernel[...], bits, width))
 
     return map_kernels(model, change)
+
+
+def bits_of(model: Any) -> set[int]:
+    """Returns the bits that kernels of a model have, where it is quantised."""
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Quantised))
+    bits = {jnp.dtype(dtype): number for number, dtype in DTYPES.items()}
+    return {bits[node.values.dtype] for node in nodes if isinstance(node, Quantised)}
 
 
 def dequantize(model: Tree) -> Tree:

@@ -172,10 +172,9 @@ def _mesh(slice_: topology.Topology, sizes: Mapping[str, int]) -> tuple[Any, str
 
 
 def _flops(jaxpr: Any, planned: plan.Plan) -> estimate.Flops:
-    own = planned.model_flops
     return estimate.Flops(
         executed=flops.count(jaxpr),
-        model=flops.count(jaxpr, recomputed=False) if own is None else own,
+        model=program.model_flops(planned.task, planned.batch, lambda: jaxpr),
         kernels=flops.count_kernels(jaxpr),
     )
 

@@ -85,9 +85,9 @@ def count_kernels(jaxpr: Jaxpr) -> float:
     return total
 
 
-def count_flops(function: Callable[..., Any], *args: Any) -> float:
-    """FLOPs of one call of `function` with these arguments (arrays or shapes)."""
-    return count(jax.jit(function).trace(*args).jaxpr.jaxpr)
+def jaxpr_of(function: Callable[..., Any], *args: Any) -> Jaxpr:
+    """What one call of `function` with these arguments (arrays or shapes) computes."""
+    return jax.jit(function).trace(*args).jaxpr.jaxpr
 
 
 def _measured_peak(size: int = 1024) -> float:

@@ -58,6 +58,11 @@ class LiveTask:
         """The same as a number."""
         return {"frames": float(sums)}
 
+    def model_flops(self, batch: Any) -> float:
+        """Those of a frame of every session, so long that its window is full."""
+        full = 100 * self.model_config.context
+        return batch["codes"].shape[0] * frame_flops(self.model_config, full)
+
 
 def plan(config: ConfigDict) -> Plan:
     """The task, and the shapes of what the users say in a frame."""
@@ -67,6 +72,4 @@ def plan(config: ConfigDict) -> Plan:
         task=task,
         batch={"codes": jax.ShapeDtypeStruct((rows, given), np.int32)},
         counts={"frames": rows},
-        # A session so long that its window is full: a query sees all of it.
-        model_flops=rows * frame_flops(task.model_config, 100 * task.model_config.context),
     )

@@ -37,8 +37,8 @@ from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.transformer import REMAT
 from moshijax.train import loop, optim, settings
+from moshijax.train.checkpoints import load_leaves
 from moshijax.train.plan import Plan
-from moshijax.train.workdir import load_leaves
 
 
 class State(NamedTuple):
@@ -102,6 +102,11 @@ class LMTask:
         _, metrics = combine(*jax.tree.map(jnp.asarray, sums), self.loss_config)
         losses = {name: float(value) for name, value in metrics.items()}
         return losses | perplexities(*sums)
+
+    def model_flops(self, batch: Any) -> float:
+        """Forward, and backward twice as much, of all frames."""
+        rows, _, length = batch["codes"].shape
+        return 3.0 * rows * length * frame_flops(self.model_config, length)
 
 
 def loss_config(spec: ConfigDict) -> LossConfig:
@@ -182,7 +187,6 @@ def plan(config: ConfigDict) -> Plan:
         batch={"codes": jax.ShapeDtypeStruct(shape, np.int32)},
         counts={"windows": rows, "frames": rows * length},
         choices=choices,
-        model_flops=3.0 * rows * length * frame_flops(task.model_config, length),
     )
 
 
@@ -196,7 +200,8 @@ def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[st
     """
     if spec.load is None:
         return {}
-    if pathlib.Path(spec.load).is_dir():
+    folder = pathlib.Path(spec.load)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
         leaves = load_leaves(spec.load, "model", mesh)
     else:
         source = config if spec.load_preset is None else _preset(spec, "load_preset")
@@ -220,14 +225,14 @@ def run(config: ConfigDict, workdir: str) -> Any:
     task = LMTask(config)
     data, model = config.data, task.model_config
     train_data = windows.TrainWindows(
-        windows.load(data.train, data.length, model),
+        windows.load(data.train, data.length, model, "data.train"),
         batch_size=config.batch_size,
         length=data.length,
         seed=config.seed,
     )
     sets = {
         name: windows.EvalWindows(
-            windows.load(files, data.length, model),
+            windows.load(files, data.length, model, f"evaluation.sets.{name}"),
             batch_size=config.evaluation.batch_size,
             length=data.length,
         )

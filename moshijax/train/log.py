@@ -15,6 +15,7 @@ import tqdm
 from tensorboard.summary import Writer
 
 from moshijax import hosts
+from moshijax.files import unwritable
 from moshijax.train.workdir import write_text
 
 
@@ -24,11 +25,14 @@ SHOWN = 4  # Numbers that fit beside a bar.
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`; a line cut short by a kill is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row:
+            rows.append(row)
     return rows
 
 
@@ -87,8 +91,11 @@ class Log:
             self._bar.update()
 
     def _write(self, row: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise unwritable(self._path, error) from error
 
     def _say(self, text: str) -> None:
         if self._bar is not None:

@@ -1,10 +1,9 @@
 """The one training loop. It owns time and files; a task owns the mathematics."""
 
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import jax
@@ -12,14 +11,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from moshijax import hosts, sharding
+from moshijax import hosts, interrupts, sharding
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.train import flops, settings
+from moshijax.train import flops, notes, settings, workdir
+from moshijax.train.checkpoints import Checkpoints
 from moshijax.train.feed import EvalData, TrainData, read_ahead
 from moshijax.train.log import Log
-from moshijax.train.program import Program, Task, all_finite, evaluate, place
+from moshijax.train.program import Program, Task, all_finite, evaluate, model_flops, place
 from moshijax.train.trace import Trace
-from moshijax.train.workdir import Checkpoints, DataOrder, claim
+from moshijax.train.workdir import DataOrder
 
 
 # Makes arrays by name, placed on the mesh or whole in every process.
@@ -27,7 +27,7 @@ Initial = Callable[[Mesh], Mapping[str, Any]]
 
 
 class NonFiniteError(Exception):
-    """The loss, or a state about to be saved, is not finite."""
+    """The loss, a norm, or a state about to be saved, is not finite."""
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -35,30 +35,13 @@ def due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-@contextmanager
-def interruptible() -> Generator[Callable[[], bool]]:
-    """Turns the first SIGTERM or SIGINT into a request to stop after the step."""
-    asked: list[int] = []
-    before: dict[int, Any] = {}
-
-    def ask(number: int, _: object) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])  # The second one acts at once.
-
-    before |= {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _means(pending: list[Any]) -> dict[str, float]:
     """Means over the steps since the last report; waits for them."""
     rows = jax.device_get(pending)
     names = sorted(rows[0], key=lambda name: (name != "loss", name))
     means = {name: float(np.mean([row[name] for row in rows])) for name in names}
-    if not np.isfinite(means["loss"]):
+    # A loss may be finite that no gradient leads away from.
+    if not all(np.isfinite(x) for name, x in means.items() if name == "loss" or "norm" in name):
         raise NonFiniteError
     return means
 
@@ -104,7 +87,7 @@ class Run:
         program: Program,
         train_data: TrainData,
         eval_data: Mapping[str, EvalData],
-        workdir: pathlib.Path,
+        folder: pathlib.Path,
         initial: Initial,
     ) -> None:
         self.config, self.task, self.program = config, task, program
@@ -112,10 +95,11 @@ class Run:
         self.initial = initial
         self.key = jax.random.key(config.seed)
         self.rows = sharding.local_rows(config.batch_size, program.mesh)
-        self.order = DataOrder(workdir)
-        self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-        self.log = Log(workdir, config.num_steps, task.unit)
-        self.trace = Trace(config.profile, config.num_steps, workdir)
+        self.folder, self.claimed = folder, False
+        self.trace = Trace(config.profile, config.num_steps, folder)
+        self.order = DataOrder(folder)
+        self.checkpoints = Checkpoints(folder, config.keep_checkpoints)
+        self.log = Log(folder, config.num_steps, task.unit)
         self.share_of_peak = 0.0  # Of one step a second; known after the first batch.
 
     def start(self) -> tuple[Any, int]:
@@ -124,7 +108,7 @@ class Run:
         state, step = found or (self.fresh(), 0)
         self.log.start(step)
         if found:
-            done = step == self.config.num_steps
+            done = step >= self.config.num_steps
             self.log.event(step, "this run is done already." if done else "resumed.")
         if self.trace.missed(step):
             self.log.event(step, f"no trace: {self.config.profile} is past, take later steps.")
@@ -132,8 +116,9 @@ class Run:
 
     def fresh(self) -> Any:
         """The state at step 0."""
+        given = self.initial(self.program.mesh)  # Before anything is compiled: it may be no file.
         state = self.program.init(self.key)
-        leaves, given = named_leaves(state), self.initial(self.program.mesh)
+        leaves = named_leaves(state)
         placed = {n: sharding.put(x, leaves[n].sharding) for n, x in given.items()}
         return with_leaves(state, leaves | placed)
 
@@ -152,18 +137,24 @@ class Run:
         return jax.random.fold_in(jax.random.fold_in(self.key, self.order.at(step)), step)
 
     def measure(self, batch: Any) -> None:
-        """Counts a step's arithmetic once, to report the share of the devices' peak."""
+        """Counts the model's FLOPs of a step once, to report the share of the devices' peak."""
         if not self.share_of_peak:
             program = self.program
-            work = flops.count_flops(
-                self.task.update, program.shapes, program.frozen, batch, self.key
-            )
+            given = program.shapes, program.frozen, batch, self.key
+            work = model_flops(self.task, batch, lambda: flops.jaxpr_of(self.task.update, *given))
             self.share_of_peak = work / flops.peak_flops(program.mesh.devices.flatten())
+
+    def claim(self) -> None:
+        """Makes the work directory this config's: what can fail at the start did not."""
+        if not self.claimed:
+            workdir.claim(self.folder, self.config)
+            self.claimed = True
 
     def save(self, step: int, state: Any) -> None:
         """Saves a state that can be gone on from."""
         if not all_finite(state):
             raise NonFiniteError
+        self.claim()
         self.checkpoints.save(step, state)
 
     def report(self, step: int, pending: list[Any], rate: float, seconds: float) -> None:
@@ -192,6 +183,9 @@ class Run:
             pending.append(metrics)
             # The host stays at most two batches ahead of the device.
             jax.block_until_ready(pending[max(len(pending) - 3, 0)])
+            if not self.claimed:
+                jax.block_until_ready(metrics)
+                self.claim()
             watch.step()
             self.log.advance()
             if due(step, config.log_every, last):
@@ -207,6 +201,7 @@ class Run:
                     self.evaluate(step, state)
         if step < last:
             self.save(step, state)
+            self.checkpoints.settle()
             self.log.event(step, "stopped as asked and saved: the same command goes on from here.")
             raise hosts.Stopped
         return state
@@ -224,15 +219,16 @@ class Run:
         )
         if done >= limit:
             raise RuntimeError(
-                f"the loss is not finite after step {step}, also after {done} other data orders "
-                f"(max_rollbacks={limit}): lower the learning rate or clip gradients harder."
+                f"the loss or a gradient is not finite after step {step}, also after {done} other "
+                f"data orders (max_rollbacks={limit}): lower the learning rate or clip gradients "
+                "harder."
             )
         self.trace.close()
         self.order.renew(step)
         self.log.event(
             step,
-            f"the loss is not finite: going back to step {step} with another data order "
-            f"({done + 1} of at most {limit}).",
+            f"the loss or a gradient is not finite: going back to step {step} with another "
+            f"data order ({done + 1} of at most {limit}).",
         )
 
 
@@ -241,7 +237,7 @@ def train(
     task: Task,
     train_data: TrainData,
     eval_data: Mapping[str, EvalData],
-    workdir: str,
+    folder: str,
     initial: Initial = lambda mesh: {},
 ) -> Any:
     """Trains to `config.num_steps` from where this directory's run stands; returns the state.
@@ -253,6 +249,7 @@ def train(
         ValueError: the directory is another config's, the batch does not fit the mesh, or a value
             of the config is one that no run can have.
         RuntimeError: the loss was not finite more often than `config.max_rollbacks`.
+        UserError: the directory cannot be used, or is in use, or its checkpoints are damaged.
         Stopped: SIGTERM or SIGINT came to any of the run's processes; the state is saved.
     """
     settings.check(config)
@@ -260,11 +257,15 @@ def train(
     sharding.check_batch_size(config.batch_size, mesh)
     for data in eval_data.values():
         sharding.check_batch_size(data.batch_size, mesh, name="evaluation.batch_size")
-    path = pathlib.Path(workdir)
-    claim(path, config)
-    program = place(task, mesh, config.seed, config.vmem_kib)
-    run = Run(config, task, program, train_data, eval_data, path, initial)
-    with run.checkpoints, run.log, closing(run.trace), interruptible() as asked:
+    path = workdir.check(folder, config)
+    with ExitStack() as open_:
+        open_.enter_context(workdir.locked(path))
+        open_.enter_context(notes.kept(path))
+        asked = open_.enter_context(interrupts.requests())
+        program = place(task, mesh, config.seed, config.vmem_kib)
+        run = Run(config, task, program, train_data, eval_data, path, initial)
+        for part in (run.checkpoints, run.log, closing(run.trace)):
+            open_.enter_context(part)
         stop = hosts.agreed(asked)
         while True:
             try:

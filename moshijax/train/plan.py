@@ -19,8 +19,6 @@ class Plan(NamedTuple):
     # Keys of the config that trade speed for memory and leave what is learned alone: what they
     # may be, the fastest first.
     choices: Mapping[str, Sequence[Any]] = MappingProxyType({})
-    # The model's own FLOPs of a step, where counting its program would not tell them.
-    model_flops: float | None = None
 
 
 def make(config: ConfigDict) -> Plan:

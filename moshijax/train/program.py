@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moshijax import sharding
-from moshijax.train import chips
+from moshijax.train import chips, flops
 from moshijax.train.feed import EvalData, read_ahead
 
 
@@ -36,6 +37,20 @@ class Task(Protocol):
     def summarize(self, sums: Any) -> dict[str, float]:
         """Metrics from the sums of a whole set."""
         ...
+
+    def model_flops(self, batch: Any) -> float | None:
+        """The model's own FLOPs of an update; None: those of its program are as good."""
+        ...
+
+
+def model_flops(task: Task, batch: Any, jaxpr: Callable[[], Jaxpr]) -> float:
+    """The FLOPs of an update of which MFU is told, in a run's log and in a plan of it.
+
+    They are the model's own: nothing that is computed again, and no score that a mask hides, if
+    the task knows that; else forward and backward once, as its program has them.
+    """
+    own = task.model_flops(batch)
+    return flops.count(jaxpr(), recomputed=False) if own is None else own
 
 
 class Program(NamedTuple):

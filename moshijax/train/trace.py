@@ -8,19 +8,21 @@ from typing import Any
 
 import jax
 
+from moshijax.errors import UserError
+
 
 def parse_steps(text: str, num_steps: int) -> range:
     """The steps of `steps=10..12` or `steps=10`.
 
     Raises:
-        ValueError: another form, or steps that the run does not have.
+        UserError: another form, or steps that the run does not have.
     """
     found = re.fullmatch(r"steps=(\d+)(?:\.\.(\d+))?", text)
     if not found:
-        raise ValueError(f"profile: {text!r} is not like steps=10..12.")
+        raise UserError(f"profile: {text!r} is not like steps=10..12.")
     begin, end = int(found[1]), int(found[2] or found[1])
     if not 1 <= begin <= end <= num_steps:
-        raise ValueError(
+        raise UserError(
             f"profile: {text!r} are not steps of this run: take some from 1 to {num_steps}, "
             "the first of them before the last."
         )

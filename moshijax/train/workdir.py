@@ -4,25 +4,24 @@ Every small file is written beside its place and renamed, so that a kill at any 
 leaves the old or the new one. Orbax does the same for checkpoints.
 """
 
+import errno
+import fcntl
 import json
+import os
 import pathlib
-import shutil
+import re
+import socket
 import time
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import IO, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
-from absl import logging
-from etils import epath
-from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from moshijax import hosts
-from moshijax.files import replacing
-from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.sharding import parameter_spec, shaped
+from moshijax.errors import UserError
+from moshijax.files import check_output, replacing, unwritable
+from moshijax.paths import local_path
 
 
 # Keys that change what is logged and kept, or how the work is split, not what is computed.
@@ -31,6 +30,11 @@ BOOKKEEPING = (
     *("final_sets", "keep_checkpoints", "read_ahead", "profile", "vmem_kib"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "accumulate"),
 )
+CONFIG = "config.json"
+LOCK = ".lock"
+NOT_A_FOLDER = (FileExistsError, NotADirectoryError)
+# What a file system says that knows no locks: there a run is trusted to be the only one.
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 SHARED_WITHIN = 60  # Seconds in which a file on shared storage must be seen by all hosts.
 
 
@@ -59,46 +63,113 @@ def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
     )
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the directory this config's own, for all processes of a run.
+def check(folder: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
+    """Makes the directory, or refuses what this config cannot have; for all processes of a run.
 
     Raises:
-        ValueError: it belongs to a run with another config, or the processes have different
-            configs, or they do not see the same directory.
+        UserError: it is no directory to write in, or belongs to a run with another config, or the
+            processes have different configs.
     """
-    path = workdir / "config.json"
-    ours = json.loads(config.to_json(indent=1))
-    text = json.dumps(ours, indent=1) + "\n"
-    odd = hosts.where(hosts.tell(text) != text)
-    if odd:
-        raise ValueError(
+    workdir = local_path("--workdir", folder)
+    ours = _plain(config)
+    text = json.dumps(ours)
+    if odd := hosts.where(hosts.tell(text) != text):
+        raise UserError(
             f"processes {odd} have another config than process 0: start the same command on "
             "every host."
         )
-    changed = ""
-    if hosts.first() and path.exists():
-        changed = _changes(json.loads(path.read_text()), ours)
-    changed = hosts.tell(changed)
-    if changed:
-        raise ValueError(
-            f"{workdir} belongs to another config ({changed}): "
+    if problem := hosts.tell(_trouble(workdir, ours) if hosts.first() else ""):
+        raise UserError(problem)
+    return workdir
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    """A config as it is read from a file."""
+    return json.loads(config.to_json(indent=1))
+
+
+def _trouble(workdir: pathlib.Path, ours: dict[str, Any]) -> str:
+    """Why a run cannot go on in this directory, as the first process sees it."""
+    path = workdir / CONFIG
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        check_output(path)
+        theirs = json.loads(path.read_bytes()) if path.exists() else ours
+        if not isinstance(theirs, dict):
+            raise ValueError("it is no object")
+    except UserError as error:
+        return f"--workdir: {error}"
+    except OSError as error:
+        why = "is a file, or lies under one" if isinstance(error, NOT_A_FOLDER) else error.strerror
+        return f"--workdir: {workdir} cannot be used ({why}): name a folder that can be written."
+    except ValueError as error:
+        return (
+            f"{path} is damaged ({error}): delete it if the run in {workdir} is of this config, "
+            "or take another --workdir."
+        )
+    if changes := _changes(theirs, ours):
+        return (
+            f"{workdir} belongs to another config ({changes}): "
             "take another --workdir, or the config it was started with."
         )
+    return ""
+
+
+def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Makes the directory this config's own, once something was computed that is worth it."""
     if hosts.first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    _check_shared(path, text)
+        write_text(workdir / CONFIG, json.dumps(_plain(config), indent=1) + "\n")
+
+
+@contextmanager
+def locked(workdir: pathlib.Path) -> Generator[None]:
+    """Keeps other runs out of the directory, until this process ends in whatever way.
+
+    Raises:
+        UserError: there is another run, or the processes do not see the same directory.
+    """
+    path = workdir / LOCK
+    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "of": time.time_ns()})
+    token, problem = hosts.tell(mine), ""
+    with open(path, "a") if hosts.first() else nullcontext() as file:
+        if file is not None:
+            problem = _take(file, path, token)
+        if problem := hosts.tell(problem):
+            raise UserError(problem)
+        _check_shared(path, token)
+        yield
+
+
+def _take(file: IO[str], path: pathlib.Path, token: str) -> str:
+    """Locks a file and writes into it who did; else says who has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        found = re.search(r'"host": "(.*)", "pid": (\d+)', path.read_text(errors="replace"))
+        who = f"process {found[2]} on {found[1]}" if found else "another process"
+        return (
+            f"{path.parent} is in use by {who}: wait for it or stop it, or take another "
+            f"--workdir; if that process is gone for certain, delete {path}."
+        )
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        file.truncate(0)
+        file.write(token)
+        file.flush()
+    except OSError as error:
+        return f"--workdir: {unwritable(path, error)}"
+    return ""
 
 
 def _check_shared(path: pathlib.Path, text: str) -> None:
     """Every process must see what the first wrote; shared storage may take a while."""
-    hosts.tell("")  # It is written by now.
     until = time.monotonic() + SHARED_WITHIN
     while not (seen := path.exists() and path.read_text() == text) and time.monotonic() < until:
         time.sleep(1)
-    blind = hosts.where(not seen)
-    if blind:
-        raise ValueError(
+    if blind := hosts.where(not seen):
+        raise UserError(
             f"{path.parent} is not the same directory for processes {blind} and process 0: put "
             "--workdir on storage that all hosts share."
         )
@@ -109,8 +180,23 @@ class DataOrder:
 
     def __init__(self, workdir: pathlib.Path) -> None:
         self._path = workdir / "orders.json"
-        starts = json.loads(self._path.read_text()) if self._path.exists() else [0]
-        self._starts = hosts.tell_json(starts)
+        self._starts: list[int] = hosts.tell_json(self._read() if hosts.first() else [])
+        if not self._starts:
+            raise UserError(
+                f"{self._path} is damaged: put a copy of it in its place, or delete it to go on in "
+                "the order that a run begins with."
+            )
+
+    def _read(self) -> list[int]:
+        """The steps after which each order begins; nothing if the file is damaged."""
+        if not self._path.exists():
+            return [0]
+        try:
+            found = json.loads(self._path.read_bytes())
+        except ValueError:
+            return []
+        whole = isinstance(found, list) and all(type(step) is int for step in found)
+        return found if whole and found[:1] == [0] else []
 
     @property
     def rollbacks(self) -> int:
@@ -126,125 +212,3 @@ class DataOrder:
         self._starts.append(step)
         if hosts.first():
             write_text(self._path, json.dumps(self._starts))
-
-
-class Checkpoints:
-    """The states of a run, saved while it goes on; any tree, any mesh."""
-
-    def __init__(self, workdir: pathlib.Path, keep: int) -> None:
-        self._root = workdir.absolute() / "checkpoints"
-        self._broken = workdir.absolute() / "broken_checkpoints"
-        self._manager = self._open(keep)
-        self._keep = keep
-
-    def _open(self, keep: int) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self._root, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        )
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-    def newest(self) -> int:
-        """The step of the newest checkpoint, 0 if there is none."""
-        return max(self._manager.all_steps(), default=0)
-
-    def save(self, step: int, state: Any) -> None:
-        """Copies the state and writes it in the background; a step already there stays."""
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(named_leaves(state)))
-
-    def restore(self, shapes: Any, shardings: Any) -> tuple[Any, int] | None:
-        """The newest state that can be read, and its step; None if there is none.
-
-        An unreadable checkpoint is moved out of the way, never deleted.
-
-        Raises:
-            ValueError: there were checkpoints and none can be read.
-        """
-        self._manager.wait_until_finished()
-        wanted = shaped(shapes, shardings)
-        steps = hosts.tell_json(sorted(self._manager.all_steps(), reverse=True))
-        for step in steps:
-            leaves, problem = self._read(step, named_leaves(wanted))
-            blind = hosts.where(leaves is None)
-            if not blind:
-                return with_leaves(shapes, leaves), step
-            self._set_aside(step, problem or f"process {blind[0]} could not")
-        if steps:
-            raise ValueError(
-                f"{self._root}: none of the checkpoints {steps} can be read; they are kept in "
-                f"{self._broken}; run again to start from the beginning."
-            )
-        return None
-
-    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[Any, str]:
-        """The leaves of a checkpoint, or None and why it cannot be read."""
-        try:
-            with _reader(ocp.StandardCheckpointHandler) as reader:
-                args = ocp.args.StandardRestore(wanted)
-                return dict(reader.restore(self._root / str(step) / "default", args=args)), ""
-        except Exception as error:  # Orbax names no common class for damage on disk.
-            return None, (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-    def _set_aside(self, step: int, reason: str) -> None:
-        logging.warning(
-            "checkpoint %s/%d cannot be read (%s): moved to %s, going on from the one before.",
-            self._root, step, reason, self._broken,
-        )  # fmt: skip
-        self._manager.close()
-        if hosts.first():
-            self._broken.mkdir(exist_ok=True)
-            shutil.rmtree(self._broken / str(step), ignore_errors=True)
-            (self._root / str(step)).rename(self._broken / str(step))
-        hosts.tell("")  # It is moved by now.
-        self._manager = self._open(self._keep)
-
-
-def _reader(handler: Any) -> ocp.Checkpointer:
-    """Reads for this process alone: to wait for another, whose read failed, would be for ever."""
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
-    )
-    return ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone)
-
-
-def load_leaves(workdir: str, prefix: str, mesh: Mesh | None = None) -> dict[str, Any]:
-    """The arrays under `prefix/` of a run's newest checkpoint, by the rest of their name.
-
-    With a mesh each process reads its part of them onto it.
-
-    Raises:
-        ValueError: the directory has no checkpoint.
-    """
-    root = pathlib.Path(workdir).absolute() / "checkpoints"
-    steps = ocp.utils.checkpoint_steps(root) if root.is_dir() else []
-    if not steps:
-        raise ValueError(f"{workdir} has no checkpoint: train it first, or name another directory.")
-    folder = root / str(max(steps)) / "default"
-    with _reader(ocp.PyTreeCheckpointHandler) as reader:
-        found = {n: x.shape for n, x in _described(folder).items() if n.startswith(f"{prefix}/")}
-        args = ocp.args.PyTreeRestore(
-            item=dict.fromkeys(found, 0),
-            restore_args={name: _target(name, shape, mesh) for name, shape in found.items()},
-            partial_restore=True,
-        )
-        leaves = reader.restore(folder, args=args)
-    return {n.removeprefix(f"{prefix}/"): jnp.asarray(leaves[n]) for n in found}
-
-
-def _target(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> ocp.RestoreArgs:
-    """Where an array goes: to the host unless told, for its devices of old may not be here."""
-    if mesh is None:
-        return ocp.RestoreArgs(restore_type=np.ndarray)
-    return ocp.ArrayRestoreArgs(sharding=NamedSharding(mesh, parameter_spec(name, shape, mesh)))
-
-
-def _described(folder: pathlib.Path) -> dict[str, Any]:
-    """Shapes and types of a checkpoint's leaves by name."""
-    return dict(ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree)

@@ -15,6 +15,7 @@ from moshijax.convert.names import LINEAR, Entry
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
 from moshijax.convert.tables import Piece, read
 from moshijax.convert.weights import open_weights
+from moshijax.errors import UserError
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.transformer import unstack
@@ -213,6 +214,19 @@ def test_what_is_no_language_model_is_refused(tmp_path):
     write_safetensors(tmp_path / "x", lazy, {})
     with pytest.raises(ValueError, match=r"its own are encoder\.0\.weight.*choose the config"):
         load_lm(tmp_path / "x", PRESETS["moshi_7b_tiny"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=["float32", "bfloat16"])
+def test_numbers_that_no_weight_is_are_refused(dtype, tmp_path):
+    model = random_model("stt_1b")
+    path = save_lm(model, tmp_path / "x.safetensors")
+    name = "transformer.layers.1.gating.linear_in.weight"
+
+    def spoil(arrays):
+        arrays[name][3, 2] = np.nan
+
+    with pytest.raises(UserError, match=rf"^{path}, tensor '{name}' holds nan"):
+        load_lm(changed(path, spoil), model.config, dtype=dtype)
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):

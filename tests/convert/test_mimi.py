@@ -13,6 +13,7 @@ from moshijax.convert.mimi import abstract_mimi, load_mimi, save_mimi
 from moshijax.convert.names import LAYOUTS
 from moshijax.convert.random import random_mimi
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.transformer import unstack
 
@@ -73,8 +74,8 @@ def test_loading_takes_one_tensor_of_extra_memory(inference, tmp_path, monkeypat
         PRESETS["small"], num_filters=32, num_codebooks=2, transformer=transformer
     )
     shapes = abstract_mimi(config)
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    path = save(tmp_path, model=zeros)
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    path = save(tmp_path, model=ones)
     read, held, mapped = Safetensors.__getitem__, [], []
 
     def watched(file, name):
@@ -167,6 +168,41 @@ def test_file_of_another_model_is_refused(tmp_path):
 def test_frozen_codebooks_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match=r"frozen codebooks, which cannot be saved"):
         save(tmp_path, model=for_inference(mimi()))
+
+
+FIRST = "quantizer.rvq_first.vq.layers.0._codebook"
+LAST = "quantizer.rvq_rest.vq.layers.2._codebook"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            f"{FIRST}.embedding_sum",
+            np.nan,
+            r"rvq_first.*embedding_sum' holds nan, which is no weig",
+        ),
+        ("decoder.model.0.conv.conv.bias", -np.inf, r"conv\.bias' holds -inf, which is no weight"),
+        (f"{FIRST}.cluster_usage", 0, r"cluster_usage' says that entry 1 was used 0.0 times"),
+        (f"{LAST}.cluster_usage", -1.5, r"cluster_usage' says that entry 1 was used -1.5 times"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(name, value, message, tmp_path):
+    def spoil(arrays):
+        arrays[name].reshape(-1)[1] = value
+
+    path = changed(save(tmp_path), spoil)
+    for inference in (False, True):
+        with pytest.raises(UserError, match=message) as caught:
+            load_mimi(path, TINY, inference=inference)
+        assert str(caught.value).startswith(f"{path}, tensor '{name}'")
+
+
+def test_a_codebook_of_zeros_is_refused_unless_it_is_left_out(tmp_path):
+    path = changed(save(tmp_path), lambda arrays: arrays[f"{LAST}.embedding_sum"].fill(0))
+    with pytest.raises(UserError, match=r"embedding_sum' is 0 throughout: this codebook was never"):
+        load_mimi(path, TINY)
+    load_mimi(path, dataclasses.replace(TINY, num_codebooks=3))
 
 
 def test_random_codes_vary():

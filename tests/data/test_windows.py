@@ -1,18 +1,20 @@
 import io
+import os
 
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from moshijax.data.records import check_codes
 from moshijax.data.windows import (
     EvalWindows,
     Made,
     Shards,
     TrainWindows,
-    check_codes,
     load,
     write_shard,
 )
+from moshijax.errors import UserError
 from moshijax.lm.presets import PRESETS
 from tests.lm_models import random_codes
 
@@ -74,33 +76,138 @@ def test_made_windows_are_of_the_model_and_differ():
     np.testing.assert_array_equal(made[1], Made(3, 16, CONFIG)[1])
 
 
+def write_records(path, *records):
+    """A shard of records that `write_shard` would refuse."""
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return str(path)
+
+
+def array_file(array):
+    """The bytes of a NumPy array file."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=array.dtype.hasobject)
+    return file.getvalue()
+
+
+def with_one(value):
+    codes = WINDOWS[0].astype(type(value))
+    codes[4, 7] = value
+    return codes
+
+
+WRONG = [
+    (WINDOWS[0][:9], "codes of shape \\[9, 20\\]; the model has 17 streams"),
+    (WINDOWS[0][0], "codes of shape \\[20\\]"),
+    (WINDOWS[0][:, :0], "codes of shape \\[17, 0\\].* windows without a frame"),
+    (with_one(40), "stream 4 holds 40 at frame 7; codes are -1 .* to 39"),
+    (with_one(-2), "stream 4 holds -2 at frame 7"),
+    (with_one(np.uint64(2**64 - 1)), "stream .* holds 18446744073709551615 at frame"),
+    (np.float32(WINDOWS[0]), "codes of type float32; they are whole numbers"),
+    (with_one(1.5), "codes of type float64"),
+    (WINDOWS[0] > 3, "codes of type bool"),
+    (np.complex64(WINDOWS[0]), "codes of type complex64"),
+    (np.full(WINDOWS[0].shape, {}), "codes of type object"),
+]
+
+
+@pytest.mark.parametrize(("codes", "message"), WRONG)
+def test_codes_of_no_model_or_another_are_found_before_a_run(tmp_path, codes, message):
+    good = array_file(WINDOWS[0])
+    path = write_records(tmp_path / "bad.array_record", good, array_file(codes), good)
+    with pytest.raises(UserError, match=f"record 1 of .*bad.array_record: {message}"):
+        load(path, 12, CONFIG)
+
+
+@pytest.mark.parametrize("codes", [codes for codes, _ in WRONG[1:3] + WRONG[4:]])
+def test_they_are_not_written_either(tmp_path, codes):
+    with pytest.raises(UserError, match=r"window 1 for .*bad.array_record: "):
+        write_shard(tmp_path / "bad.array_record", [WINDOWS[0], codes])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["i1", "<i2", ">i2", ">i4", "<i8", "u1", ">u8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_type_of_whole_numbers_is_read_and_written(tmp_path, kind, order):
+    codes = np.asarray(np.maximum(WINDOWS[0], 0), kind, order=order)
+    theirs = load(write_records(tmp_path / "a.array_record", array_file(codes)), 12, CONFIG)
+    write_shard(tmp_path / "b.array_record", [codes])
+    ours = load(str(tmp_path / "b.array_record"), 12, CONFIG)
+    for found in (theirs[0], ours[0]):
+        np.testing.assert_array_equal(found, codes)
+        assert found.dtype == np.int32
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("record", "message"),
     [
-        (lambda c: c[:9], "codes of shape \\[9, 20\\]; the model has 17 streams"),
-        (lambda c: np.where(c == c[3, 5], 40, c), "stream .* holds 40 at frame .* -1 .* to 39"),
-        (lambda c: c - 2, "stream .* holds -[23] at frame"),
-        (lambda c: c[0], "codes of shape \\[20\\]"),
+        (b"nothing", "is no array file"),
+        (
+            array_file(WINDOWS[0])[:-2],
+            "is damaged: .* are 1360 bytes, but it holds 1358",
+        ),
+        (array_file(WINDOWS[0]).replace(b"(17, 20)", b"(17, 10**9)"), "is no array file"),
+        (array_file(WINDOWS[0]).replace(b"20), }      ", b"2000000000),}"), "is damaged"),
     ],
 )
-def test_codes_of_another_model_are_named(tmp_path, change, message):
-    write_shard(tmp_path / "bad.array_record", [change(WINDOWS[0])])
-    with pytest.raises(ValueError, match=f"record 0 of .*bad.array_record: {message}"):
-        load(str(tmp_path / "bad.array_record"), 12, CONFIG)[0]
+def test_a_record_that_is_no_array_is_named(tmp_path, record, message):
+    path = write_records(tmp_path / "bad.array_record", array_file(WINDOWS[0]), record)
+    with pytest.raises(UserError, match=f"record 1 of .*bad.array_record {message}"):
+        Shards(path, CONFIG)
 
 
-def test_a_record_that_is_no_array_is_named(tmp_path):
-    path = str(tmp_path / "bad.array_record")
-    writer = ArrayRecordWriter(path, "group_size:1")
-    writer.write(b"nothing")
-    record = io.BytesIO()
-    np.save(record, np.array([{}], dtype=object), allow_pickle=True)
-    writer.write(record.getvalue())
-    writer.close()
-    shards = Shards(path, CONFIG)
-    for i in range(2):
-        with pytest.raises(ValueError, match=f"record {i} of .*is no array file"):
-            shards[i]
+def test_a_record_is_named_in_its_own_file(tmp_path):
+    write_shard(tmp_path / "0.array_record", WINDOWS[:3])
+    write_shard(tmp_path / "1.array_record", [])
+    write_records(tmp_path / "2.array_record", array_file(WINDOWS[0]), b"", b"nothing")
+    with pytest.raises(UserError, match=r"record 1 of .*2.array_record is no array"):
+        load(str(tmp_path / "*.array_record"), 12, CONFIG)
+
+
+def test_a_set_without_a_window_or_without_a_code_is_refused(tmp_path):
+    write_shard(tmp_path / "none.array_record", [])
+    with pytest.raises(UserError, match=r"data.train: .*none.array_record holds no window"):
+        load(str(tmp_path / "none.array_record"), 12, CONFIG, "data.train")
+    write_shard(tmp_path / "void.array_record", [WINDOWS[0] * 0 - 1])
+    with pytest.raises(UserError, match=r"void.array_record .*no code but -1 \(none\)"):
+        load(str(tmp_path / "void.array_record"), 12, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["codes [v1]", "[ab]?", "a*b", "back\\slash", "x[0:3]", "~"])
+def test_a_folder_or_file_of_any_name_is_read(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    write_shard(folder / f"{name}-0", WINDOWS[:1])
+    write_shard(folder / f"{name}-1", WINDOWS[1:3])
+    assert len(load(str(folder / f"{name}-0"), 12, CONFIG)) == 1
+    assert len(load(str(folder / f"{name}-*"), 12, CONFIG)) == 3
+    assert len(load(f"{tmp_path}/*/*-1", 12, CONFIG)) == 2
+
+
+def test_only_a_star_is_a_pattern(shards, tmp_path):
+    (tmp_path / ".codes-2.array_record.partial").write_bytes(b"")
+    assert len(load(shards.replace("codes", "c**"), 12, CONFIG)) == 5
+    for pattern in ("codes-?.array_record", "codes-[01].array_record", "**/codes-0.array_record,"):
+        with pytest.raises(UserError, match=r"data: .*: no file has this name; .* commas and ~"):
+            load(str(tmp_path / pattern), 12, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p.mkdir(), r"x.array_record is a folder: .*x.array_record/\*.array_record"),
+        (lambda p: p.write_bytes(b""), "is no shard of codes, or damaged .*at least 64KB"),
+        (lambda p: p.write_bytes(bytes(2**17)), "is no shard of codes, or damaged .*Corrupted"),
+        (lambda p: p.symlink_to("nowhere"), "cannot be read .*No such file"),
+        (os.mkfifo, "is a pipe or a device"),
+    ],
+)
+def test_what_is_no_shard_is_named(tmp_path, make, message):
+    make(tmp_path / "x.array_record")
+    with pytest.raises(UserError, match=f"evaluation.sets.test: .*{message}"):
+        load(str(tmp_path / "*.array_record"), 12, CONFIG, "evaluation.sets.test")
 
 
 def test_missing_data_is_named():
@@ -108,3 +215,6 @@ def test_missing_data_is_named():
         load("none-*.array_record", 12, CONFIG)
     with pytest.raises(ValueError, match="give the number of made windows"):
         load("made:", 12, CONFIG)
+    for name in ("made:0", "made:²", "made:-1", f"made:{10**30}"):
+        with pytest.raises(UserError, match="from 1 to 100000000"):
+            load(name, 12, CONFIG)

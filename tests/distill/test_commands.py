@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from moshijax.train.checkpoints import load_leaves
 from moshijax.train.log import read_metrics
-from moshijax.train.workdir import load_leaves
 
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -9,8 +9,9 @@ from flax import nnx
 
 from moshijax.nn import quant
 from moshijax.nn.linear import Linear, pad_row
+from moshijax.nn.lora import add_lora, fuse_lora
 from moshijax.nn.paths import named_leaves
-from moshijax.nn.quant import PerBlock, PerChannel, dequantize, quantize
+from moshijax.nn.quant import PerBlock, PerChannel, bits_of, dequantize, quantize
 from moshijax.nn.steps import Embedding, make_linears, map_steps
 from moshijax.nn.transformer import Transformer, TransformerConfig, unstack
 
@@ -175,10 +176,30 @@ def test_a_quantised_model_is_left_as_it_is():
     assert isinstance(quantize(linear(), 8, 8).kernel, PerBlock)
 
 
+@pytest.mark.parametrize(("inputs", "width"), [(64, 32), (56, 28), (24, 24), (40, 20), (37, 1)])
+def test_four_bits_take_blocks_of_32_inputs_or_what_divides_them(inputs, width):
+    kernel = quantize(linear(inputs), 4).kernel
+    assert kernel.values.dtype == jnp.int4
+    assert kernel.scale.shape == (inputs // width, 24)
+    step = np.repeat(np.array(kernel.scale[...], np.float32), width, axis=0)
+    error = np.abs(kernel.array() - linear(inputs).kernel[...])
+    assert np.all(error <= step * 0.5001 + 2**-8)
+
+
+def test_the_bits_of_a_model_are_told():
+    assert bits_of(linear()) == set()
+    assert [bits_of(quantize(linear(), *how)) for how in WAYS] == [{8}, {8}, {4}]
+
+
+def test_a_kernel_with_an_adapter_is_not_left_as_it_was():
+    adapted = add_lora(linear(), 2, 2.0, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"kernel has an adapter: fuse it first, or quantise"):
+        quantize(adapted)
+    assert bits_of(quantize(fuse_lora(adapted), 4)) == {4}
+
+
 def test_bits_and_blocks_that_do_not_go_are_refused():
-    with pytest.raises(ValueError, match=r"5 bits in blocks of 8: take 8 bits"):
+    with pytest.raises(ValueError, match=r"5 bits: take 8 or 4"):
         quantize(linear(), 5, 8)
-    with pytest.raises(ValueError, match=r"4 bits in blocks of None: take 8 bits"):
-        quantize(linear(), 4)
     with pytest.raises(ValueError, match=r"kernel has 64 inputs, no multiple of the block of 24"):
         quantize(linear(), 8, 24)

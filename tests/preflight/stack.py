@@ -66,6 +66,9 @@ class StackTask:
     def summarize(self, sums):
         return {}
 
+    def model_flops(self, batch):
+        return None
+
 
 OPTIMIZER = dict(
     learning_rate=1e-3,

@@ -12,8 +12,9 @@ import jax
 
 from moshijax import supervisor
 from moshijax.commands import run_experiment
-from moshijax.train import loop, workdir
-from moshijax.train.workdir import load_leaves
+from moshijax.train import checkpoints, loop
+from moshijax.train.checkpoints import load_leaves
+from moshijax.train.intact import Damaged
 from tests.train.toy import ToyData, ToyEval, ToyTask
 
 
@@ -29,11 +30,13 @@ def fault(step):
     return None
 
 
-class FaultyCheckpoints(workdir.Checkpoints):
-    """Cannot read one step in one process."""
+class FaultyCheckpoints(checkpoints.Checkpoints):
+    """Cannot read one step in one process, or finds it damaged."""
 
     def _read(self, step, wanted):
-        return (None, "worn out") if fault(step) == "unread" else super()._read(step, wanted)
+        faults = {"unread": MemoryError("no memory"), "damaged": Damaged("worn out")}
+        problem = faults.get(fault(step))
+        return (None, problem) if problem else super()._read(step, wanted)
 
 
 class FaultyData(ToyData):

@@ -8,7 +8,7 @@ from moshijax.convert.lm import save_lm
 from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 from moshijax.train import lm
-from moshijax.train.workdir import load_leaves
+from moshijax.train.checkpoints import load_leaves
 from tests.lm_models import random_model
 
 
@@ -129,4 +129,13 @@ def test_a_wrong_value_is_refused_by_run_and_plan_before_anything_is_done(
     for attempt in (lambda: lm.run(config, str(tmp_path / "run")), lambda: lm.plan(config)):
         with pytest.raises(UserError, match=message):
             attempt()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["data.train", "evaluation.sets.test"])
+def test_every_set_is_opened_before_a_run_begins(tmp_path, key):
+    config = tiny(None)
+    config.update_from_flattened_dict({key: f"{tmp_path}/none-*.array_record"})
+    with pytest.raises(UserError, match=f"{key}: .*: no file has this name"):
+        lm.run(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import pytest
 
 from configs import moshi
 from moshijax import sharding
+from moshijax.data import windows as data
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.train import program
 from moshijax.train.lm import LMTask
@@ -115,3 +116,16 @@ def test_a_set_without_words_or_without_anything_has_no_number_for_it(flat):
     nothing = task.summarize(jax.device_get(evaluate(state, {}, {"codes": codes * 0 - 1})))
     assert not [name for name in nothing if "perplexity" in name]
     assert np.isfinite(list(nothing.values())).all()
+
+
+def test_rows_that_fill_up_a_batch_count_for_nothing(flat):
+    task, state, evaluate = flat
+    made = data.load("made:4", 16, task.model_config)
+    whole = data.EvalWindows(made, batch_size=4, length=16).batch(0)
+    few = data.EvalWindows([made[i] for i in range(3)], batch_size=4, length=16)
+    rest = data.EvalWindows([made[3]], batch_size=4, length=16)
+    assert few.num_batches == rest.num_batches == 1
+    parts = [evaluate(state, {}, part.batch(0)) for part in (few, rest)]
+    found = task.summarize(jax.device_get(jax.tree.map(lambda a, b: a + b, *parts)))
+    want = task.summarize(jax.device_get(evaluate(state, {}, whole)))
+    assert found == pytest.approx(want, rel=1e-5)

@@ -3,8 +3,10 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -147,25 +149,24 @@ def test_too_many_rollbacks_stop_the_run(tmp_path):
         run(tmp_path, ToyData(poisoned=always))
 
 
-def test_truncated_checkpoint_falls_back_to_the_one_before(whole, tmp_path):
-    stopped_at(10, tmp_path)
-    newest = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert newest > 6
-    for file in (tmp_path / "checkpoints" / str(newest)).rglob("d/*"):
-        os.truncate(file, 10)
-    assert_equal(run(tmp_path), whole[1])
-    assert (tmp_path / "broken_checkpoints" / str(newest)).is_dir()
+def test_an_infinite_gradient_is_divergence_though_the_loss_is_finite(tmp_path):
+    class Steep(ToyTask):
+        def update(self, state, frozen, batch, key):
+            state, metrics = super().update(state, frozen, batch, key)
+            bad = batch["x"][0, 0] == 1e7
+            return state, metrics | {"grad_norm": jnp.where(bad, jnp.inf, metrics["grad_norm"])}
+
+    class Rare(ToyData):
+        def batch(self, step, order=0, rows=None):
+            batch = super().batch(step, order, rows)
+            if (step, order) == (5, 0):
+                batch["x"][0, 0] = 1e7
+            return batch
+
+    c = config(num_steps=6)
+    loop.train(c, Steep(c), Rare(), {}, str(tmp_path))
     rows = read_metrics(tmp_path / "metrics.jsonl")
-    assert any(r["step"] == 6 and r.get("message") == "resumed." for r in rows)
-
-
-def test_no_readable_checkpoint_is_an_error_that_keeps_the_files(tmp_path):
-    stopped_at(3, tmp_path)
-    for file in (tmp_path / "checkpoints").rglob("d/*"):
-        os.truncate(file, 10)
-    with pytest.raises(ValueError, match="none of the checkpoints"):
-        run(tmp_path)
-    assert list((tmp_path / "broken_checkpoints").iterdir())
+    assert any("a gradient is not finite" in r.get("message", "") for r in rows)
 
 
 def test_work_directory_of_another_config_is_refused(whole):
@@ -185,7 +186,7 @@ def test_processes_with_different_configs_are_refused(tmp_path, monkeypatch):
 
 def test_work_directory_that_another_host_does_not_see_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "SHARED_WITHIN", 0)
-    monkeypatch.setattr(workdir, "write_text", lambda *_: None)  # As on another host's disk.
+    monkeypatch.setattr(workdir, "_take", lambda *_: "")  # As on another host's disk.
     with pytest.raises(ValueError, match=r"not the same directory for processes \[0\] and process"):
         run(tmp_path)
 
@@ -202,3 +203,13 @@ def test_data_error_stops_the_run_with_its_own_message(tmp_path):
 
     with pytest.raises(ValueError, match="row 7"):
         run(tmp_path, Broken())
+
+
+def test_what_is_loaded_is_read_before_anything_is_compiled():
+    done = []
+    program = types.SimpleNamespace(mesh=None, init=lambda key: done.append("compiled") or {})
+    run = types.SimpleNamespace(
+        program=program, key=None, initial=lambda mesh: done.append("read") or {}
+    )
+    loop.Run.fresh(run)
+    assert done == ["read", "compiled"]

@@ -12,8 +12,8 @@ import pytest
 
 from moshijax.hosts import EXIT_PEER_LOST, EXIT_STOPPED, Stopped
 from moshijax.train import loop
+from moshijax.train.checkpoints import load_leaves
 from moshijax.train.log import read_metrics
-from moshijax.train.workdir import load_leaves
 from tests.train.pod import initial
 from tests.train.pod_config import get_config
 from tests.train.toy import ToyData, ToyEval, ToyTask
@@ -122,14 +122,24 @@ def test_killed_process_ends_the_others_and_all_resume_bitwise(pair, tmp_path):
     assert_equal(state(tmp_path), state(pair))
 
 
-def test_checkpoint_that_one_process_cannot_read_is_set_aside_by_all(pair, tmp_path):
+def test_checkpoint_that_one_process_cannot_read_stays_and_ends_all(pair, tmp_path):
     shutil.copytree(pair, tmp_path / "copy")
     codes, lines = pod(tmp_path / "copy", 2, 4, "2x2x2", fault="1:12:unread")
+    assert 0 not in codes
+    assert "process 1 could not read" in lines[0]
+    assert "MemoryError: no memory" in lines[1]
+    assert (tmp_path / "copy" / "checkpoints" / "12").is_dir()
+    assert not (tmp_path / "copy" / "broken_checkpoints").exists()
+
+
+def test_checkpoint_that_one_process_finds_damaged_is_set_aside_by_all(pair, tmp_path):
+    shutil.copytree(pair, tmp_path / "copy [1]")
+    codes, lines = pod(tmp_path / "copy [1]", 2, 4, "2x2x2", fault="1:12:damaged")
     assert codes == [0, 0], lines
     assert "step 9: resumed." in lines[0]
-    assert "(process 1 could not): moved to" in lines[0]
-    assert (tmp_path / "copy" / "broken_checkpoints" / "12").is_dir()
-    assert_equal(state(tmp_path / "copy"), state(pair))
+    assert "(process 1 finds it damaged): moved to" in lines[0]
+    assert (tmp_path / "copy [1]" / "broken_checkpoints" / "12").is_dir()
+    assert_equal(state(tmp_path / "copy [1]"), state(pair))
 
 
 def test_run_moves_between_meshes_and_numbers_of_processes(whole, tmp_path):

@@ -1,9 +1,17 @@
 import types
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from moshijax.train.program import compiler_options
+from configs import moshi
+from moshijax import sharding
+from moshijax.preflight import topology
+from moshijax.preflight.examine import examine
+from moshijax.train import flops, lm, loop, plan
+from moshijax.train.program import compiler_options, place
+from tests.preflight import stack
 
 
 def device(platform, kind):
@@ -22,3 +30,50 @@ def test_other_compilers_are_told_nothing():
     assert compiler_options(device("gpu", "NVIDIA H200"), 40960) == {}
     assert compiler_options(jax.devices()[0], 40960) == {}
     assert compiler_options(None, 40960) == {}
+
+
+def logged(config, monkeypatch):
+    """The MFU that a run would log for a step a second on devices of 1 FLOP/s in all."""
+    monkeypatch.setattr(flops, "peak_flops", lambda devices: 1.0)
+    planned = plan.make(config)
+    run = types.SimpleNamespace(
+        share_of_peak=0.0,
+        task=planned.task,
+        program=place(planned.task, sharding.make_mesh(config.mesh), 0),
+        key=jax.random.key(0),
+    )
+    loop.Run.measure(run, planned.batch)
+    return run.share_of_peak
+
+
+def planned(config, monkeypatch):
+    """The model's FLOPs in a plan of a slice that libtpu does not know, so uncompiled."""
+
+    def unknown(slice_):
+        raise topology.UnknownSliceError("not here")
+
+    monkeypatch.setattr(topology, "devices", unknown)
+    monkeypatch.setattr(topology, "check_libtpu", lambda: None)
+    return examine(config, topology.parse("v5e:2x4")).flops
+
+
+def test_mfu_is_of_the_same_flops_in_a_log_and_in_a_plan(monkeypatch):
+    config = moshi.get_config("tiny")
+    config.model.overrides.update(kernel="xla", remat="full")
+    own = lm.plan(config).task.model_flops({"codes": np.zeros((8, 17, 32))})
+    assert logged(config, monkeypatch) == planned(config, monkeypatch).model == own
+    config = stack.get_config()
+    config.layers, config.dim, config.mlp_dim, config.length = 2, 8, 16, 4
+    once = 6 * (2 * 2 * 8 * 16) * 64 * 4
+    assert planned(config, monkeypatch).executed == 7 / 6 * once  # It computes products again.
+    assert logged(config, monkeypatch) == planned(config, monkeypatch).model == once
+
+
+def test_mfu_leaves_out_scores_that_a_mask_hides():
+    config = moshi.get_config("tiny")
+    config.model.overrides.update(kernel="xla", remat="none")
+    task = lm.plan(config).task
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    batch = {"codes": jnp.zeros((8, 17, 32), jnp.int32)}
+    jaxpr = flops.jaxpr_of(task.update, shapes, {}, batch, jax.random.key(0))
+    assert task.model_flops(batch) < flops.count(jaxpr, recomputed=False)

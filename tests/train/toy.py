@@ -98,6 +98,9 @@ class ToyTask:
     def summarize(self, sums):
         return {"loss": float(sums["error"] / sums["count"])}
 
+    def model_flops(self, batch):
+        return None
+
 
 class ToyData:
     """Pairs as a function of step and order; can poison a step or raise a signal in it."""

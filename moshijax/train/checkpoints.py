@@ -1,0 +1,232 @@
+"""The states of a run on disk: written in the background, read back before older ones go.
+
+A checkpoint is a folder whose name is its step; whatever else lies beside it is left alone. It
+appears whole, by a rename, and is set aside only when it is proven damaged.
+"""
+
+import contextlib
+import itertools
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.sharding import Mesh
+
+from moshijax import hosts
+from moshijax.errors import UserError
+from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.paths import local_path, plain_path
+from moshijax.sharding import shaped
+from moshijax.train import intact, restore
+from moshijax.train.intact import Damaged
+
+
+STEP = re.compile(r"0|[1-9][0-9]*")
+UNFINISHED = re.compile(r".+\.orbax-checkpoint-tmp.*|[0-9]+\.old")  # Of a run that was killed.
+RETRY_AFTER = 5  # Seconds in which shared storage may come to itself.
+
+
+class Checkpoints:
+    """The states of a run, saved while it goes on; any tree, any mesh."""
+
+    def __init__(self, workdir: pathlib.Path, keep: int) -> None:
+        self._root = workdir.absolute() / "checkpoints"
+        self._broken = workdir.absolute() / "broken_checkpoints"
+        self._keep = keep
+        if hosts.first():
+            self._root.mkdir(parents=True, exist_ok=True)
+            _clean(self._root)
+        self._steps: list[int] = hosts.tell_json(find_steps(self._root) if hosts.first() else [])
+        self._written: tuple[int, list[str]] | None = None  # Not read back yet.
+        self._open = contextlib.ExitStack()
+        self._place = self._open.enter_context(plain_path(self._root))
+        self._saver = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._open, contextlib.closing(self._saver):
+            # After an error of one process the others do not come to compare what they read.
+            self.settle() if kind is None else self._saver.wait_until_finished()
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint, 0 if there is none; waits for one being written."""
+        self.settle()
+        return max(self._steps, default=0)
+
+    def save(self, step: int, state: Any) -> None:
+        """Copies the state and writes it in the background; a step already there stays.
+
+        Raises:
+            UserError: the disk is full, or another trouble of the one before or of this one.
+        """
+        self.settle()
+        if step in self._steps:
+            return
+        leaves = named_leaves(state)
+        record = {"leaves": intact.record_of(leaves)}
+        items = ocp.args.Composite(**{intact.ITEM: ocp.args.StandardSave(leaves)})
+        try:
+            self._saver.save(self._place / str(step), items, custom_metadata=record)
+        except (OSError, ValueError) as error:
+            raise self._unwritten(step, error) from error
+        self._written = (step, list(leaves))
+
+    def settle(self) -> None:
+        """Waits for what is being written and reads it back; then the oldest ones may go.
+
+        Raises:
+            UserError: it could not be written, or cannot be read.
+        """
+        if self._written is None:
+            return
+        (step, names), self._written = self._written, None
+        problem = None
+        try:
+            self._saver.wait_until_finished()
+            share = slice(jax.process_index(), None, jax.process_count())
+            intact.check_index(self._place / str(step), names, share)
+            if hosts.first():
+                intact.seal(self._place / str(step))
+        except (OSError, ValueError, Damaged) as error:
+            problem = error
+        if blind := hosts.where(problem is not None):
+            error = problem or OSError(f"process {blind[0]} failed")
+            raise self._unwritten(step, error) from problem
+        self._steps = sorted({*self._steps, step})
+        for old in self._steps[: -self._keep]:
+            if hosts.first():
+                _remove(self._root / str(old))
+        self._steps = self._steps[-self._keep :]
+
+    def _unwritten(self, step: int, error: Exception) -> UserError:
+        """What to tell of a checkpoint that is not there; its parts make room for the log."""
+        if hosts.first():
+            _clean(self._root)
+        last = f"that of step {self._steps[-1]} is whole" if self._steps else "there is none before"
+        return UserError(
+            f"the checkpoint of step {step} cannot be written to {self._root} "
+            f"({self._reason(error)}); {last}: make room there, then the same command goes on."
+        )
+
+    def _reason(self, error: Exception) -> str:
+        """An error's first line, with the folder's own name."""
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return text.replace(str(self._place), str(self._root))[:300]
+
+    def restore(self, shapes: Any, shardings: Any) -> tuple[Any, int] | None:
+        """The newest state that is whole, and its step; None if there is none.
+
+        A damaged checkpoint is moved out of the way, never deleted. One that cannot be read for
+        another reason, such as memory, stays where it is and ends the run.
+
+        Raises:
+            UserError: there were checkpoints and none is whole, or one is of another state.
+        """
+        self.settle()
+        wanted = named_leaves(shaped(shapes, shardings))
+        for step in sorted(self._steps, reverse=True):
+            leaves, problem = self._read(step, wanted)
+            if found := hosts.where(isinstance(problem, Damaged)):
+                other = Damaged(f"process {found[0]} finds it damaged")
+                self._set_aside(step, problem if isinstance(problem, Damaged) else other)
+                continue
+            if failed := hosts.where(problem is not None):
+                raise problem or RuntimeError(
+                    f"process {failed[0]} could not read {self._root / str(step)}: it stays there, "
+                    "the same command goes on from it."
+                )
+            return with_leaves(shapes, leaves), step
+        aside = find_steps(self._broken) if self._broken.is_dir() else []
+        if hosts.tell_json(aside):
+            raise UserError(
+                f"{self._root}: none of the checkpoints {aside} is whole; they are kept in "
+                f"{self._broken}: take another --workdir, or move that folder away to begin anew "
+                "in this one."
+            )
+        return None
+
+    def _read(self, step: int, wanted: Mapping[str, Any]) -> tuple[Any, Exception | None]:
+        """The leaves of a checkpoint, or why this process cannot read them."""
+        for last in (False, True):
+            try:
+                return restore.state(self._place / str(step), wanted), None
+            except (OSError, ValueError, Damaged) as error:
+                problem = error
+            except Exception as error:  # Such as of memory: to be seen with its traceback.
+                where = self._root / str(step)
+                error.add_note(f"{where} is not proven damaged and stays in its place.")
+                return None, error
+            if isinstance(problem, UserError) or last:
+                break
+            time.sleep(RETRY_AFTER)
+        if isinstance(problem, UserError | Damaged):
+            return None, problem
+        reason = f"{self._root / str(step)} could not be read ({self._reason(problem)})"
+        return None, UserError(
+            f"{reason}, yet nothing shows that it is damaged: it stays there, the same command "
+            "goes on from it."
+        )
+
+    def _set_aside(self, step: int, finding: Damaged) -> None:
+        logging.warning(
+            "checkpoint %s/%d is damaged (%s): moved to %s, going on from the one before.",
+            self._root, step, self._reason(finding), self._broken,
+        )  # fmt: skip
+        if hosts.first():
+            self._broken.mkdir(exist_ok=True)
+            names = (f"{step}.{i}" if i else str(step) for i in itertools.count())
+            free = next(name for name in names if not (self._broken / name).exists())
+            (self._root / str(step)).rename(self._broken / free)
+        hosts.tell("")  # It is moved by now.
+        self._steps.remove(step)
+
+
+def find_steps(root: pathlib.Path) -> list[int]:
+    """The steps of a folder of checkpoints, in order; other names are left alone."""
+    names = [p.name for p in root.iterdir() if STEP.fullmatch(p.name) and p.is_dir()]
+    return sorted(int(name) for name in names if any((root / name).iterdir()))
+
+
+def _clean(root: pathlib.Path) -> None:
+    """Removes what a killed run left unfinished, and folders that would stand in the way."""
+    for path in root.iterdir():
+        if UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path)
+        elif STEP.fullmatch(path.name) and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a checkpoint; a kill meanwhile leaves no half of it under its name."""
+    old = folder.with_name(f"{folder.name}.old")
+    folder.rename(old)
+    shutil.rmtree(old)
+
+
+def load_leaves(workdir: str, prefix: str, mesh: Mesh | None = None) -> dict[str, Any]:
+    """The arrays under `prefix/` of a run's newest checkpoint, by the rest of their name.
+
+    With a mesh each process reads its part of them onto it.
+
+    Raises:
+        UserError: the directory has no checkpoint, or the newest is damaged.
+    """
+    root = local_path("load", workdir).absolute() / "checkpoints"
+    steps = find_steps(root) if root.is_dir() else []
+    if not steps:
+        raise UserError(f"{workdir} has no checkpoint: train it first, or name another directory.")
+    try:
+        with plain_path(root) as place:
+            return restore.part(place / str(steps[-1]), f"{prefix}/", mesh)
+    except Damaged as damage:
+        raise UserError(
+            f"{root / str(steps[-1])} is damaged ({damage}): move it away to read the one before."
+        ) from damage

@@ -1,0 +1,99 @@
+"""Reading of one checkpoint, the whole of it or a part, by each process for itself."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh, NamedSharding
+
+from moshijax.errors import UserError
+from moshijax.sharding import parameter_spec
+from moshijax.train import intact
+
+
+def state(folder: pathlib.Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a checkpoint that is whole.
+
+    Raises:
+        Damaged: it is not.
+        UserError: it is, and holds another state.
+        Exception: it cannot be read for a reason that is not its own.
+    """
+    record = intact.read_record(folder)
+    share = slice(jax.process_index(), None, jax.process_count())
+    intact.check_index(folder, record or (), share)
+    if record is not None:
+        _check_same(folder, wanted, record)
+    args = ocp.args.StandardRestore(dict(wanted))
+    leaves = _read(folder, ocp.StandardCheckpointHandler, args)
+    if record is not None:
+        intact.check_digests(leaves, record)
+    return leaves
+
+
+def _check_same(folder: pathlib.Path, wanted: Mapping[str, Any], record: intact.Record) -> None:
+    ours = {name: [str(x.dtype), list(x.shape)] for name, x in wanted.items()}
+    theirs = {name: about[:2] for name, about in record.items()}
+    odd = sorted(n for n in ours | theirs if ours.get(n) != theirs.get(n))
+    if odd:
+        raise UserError(
+            f"the checkpoint of step {folder.name} holds another state: {odd[0]} is "
+            f"{theirs.get(odd[0])} there and {ours.get(odd[0])} here ({len(odd)} such arrays): go "
+            "on with the code that wrote it, or take another --workdir."
+        )
+
+
+def _read(folder: pathlib.Path, handler: Any, args: Any) -> dict[str, Any]:
+    """Reads for this process alone: to wait for another, whose read failed, would be for ever."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    way = handler(multiprocessing_options=alone)
+    try:
+        with ocp.Checkpointer(way, multiprocessing_options=alone) as reader:
+            return dict(reader.restore(folder / intact.ITEM, args=args))
+    except Exception:
+        intact.check_whole(folder)  # Whose fault it was.
+        raise
+
+
+def part(folder: pathlib.Path, prefix: str, mesh: Mesh | None) -> dict[str, Any]:
+    """The arrays of a checkpoint whose names begin so, by the rest of their name.
+
+    Raises:
+        Damaged: it is not whole.
+    """
+    record = intact.read_record(folder)
+    intact.check_index(folder, record or ())
+    shapes = {n: s for n, s in _shapes(folder, record).items() if n.startswith(prefix)}
+    args = ocp.args.PyTreeRestore(
+        item=dict.fromkeys(shapes, 0),
+        restore_args={name: _target(name, shape, mesh) for name, shape in shapes.items()},
+        partial_restore=True,
+    )
+    found = _read(folder, ocp.PyTreeCheckpointHandler, args)
+    leaves = {name: jnp.asarray(found[name]) for name in shapes}
+    if record is not None:
+        intact.check_digests(leaves, record)
+    return {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
+
+
+def _shapes(folder: pathlib.Path, record: intact.Record | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of a checkpoint's arrays by name."""
+    if record is not None:
+        return {name: tuple(shape) for name, (_, shape, _) in record.items()}
+    described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder / intact.ITEM)).tree
+    return {name: array.shape for name, array in described.items()}
+
+
+def _target(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> ocp.RestoreArgs:
+    """Where an array goes: to the host unless told, for its devices of old may not be here."""
+    if mesh is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=NamedSharding(mesh, parameter_spec(name, shape, mesh)))
