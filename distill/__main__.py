@@ -6,13 +6,20 @@ Switches follow the config's colon; single keys are changed by `--config.batch_s
 The same command resumes a run that was stopped, and says so when it is done.
 """
 
-from distill.experiment import run as run_config
-from moshijax.commands import run_experiment
+import sys
+
+from moshijax.terminal import hand_over, launch
+
+
+COMMANDS = {"evaluate": "distill.evaluate:run", "quickstart": "distill.quickstart:run"}
 
 
 def run() -> None:
-    """The command line."""
-    run_experiment("distill", run_config, __doc__ or "")
+    """The command line, also `distill evaluate` and `distill quickstart`."""
+    if sys.argv[1:] and sys.argv[1] in COMMANDS:
+        hand_over("distill", COMMANDS)
+    else:
+        launch("moshijax.commands:run_experiment", "distill: interrupted", "distill", __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ def main() -> None:
     print(json.dumps(metrics, indent=1))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command line."""
     flags.mark_flags_as_required(["config", "student"])
     run_command("evaluate", main, __doc__ or "")
+
+
+if __name__ == "__main__":
+    run()

@@ -15,19 +15,18 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
-from configs import distill_vision
 from distill import report
 from distill.experiment import model_views, train_batches
 from distill.task import LABELS, mixed_images
 from distill.vision.sources import load
-from moshijax.errors import UserError
+from moshijax import config_files
+from moshijax.commands import run_command
 from moshijax.paths import local_path
 
 
@@ -96,7 +95,7 @@ def train_all(workdir: pathlib.Path) -> None:
 
 def sample(arm: str, title: str) -> report.Sample:
     """The first images of a run's first batch, as student and teacher see them."""
-    config = distill_vision.get_config(switches(arm))
+    config = config_files.load(f"{CONFIG}:{switches(arm)}")
     student, taught = model_views(config)
     models = student if config.loss.distance == LABELS else student | taught
     source = load(config.data.name, config.data.train, config.data.data_dir)
@@ -134,15 +133,11 @@ def processor() -> str:
     return names[0].split(":")[1].strip() if names else platform.processor() or "unknown processor"
 
 
-def main(_: Sequence[str]) -> None:
+def main() -> None:
     """Trains what is not trained yet, writes the report, prints the table."""
-    logging.set_verbosity(logging.WARNING)
     start = time.perf_counter()
-    try:
-        workdir = local_path("--workdir", WORKDIR.value)
-        train_all(workdir)
-    except (UserError, RuntimeError) as error:
-        sys.exit(f"quickstart: {error}")
+    workdir = local_path("--workdir", WORKDIR.value)
+    train_all(workdir)
     arms = [report.read_arm(workdir / arm, arm, title) for arm, title in ARMS.items()]
     teacher = report.read_arm(workdir / "teacher", "teacher", "Teacher")
     samples = [sample(arm, title) for arm, title in ARMS.items()]
@@ -152,8 +147,13 @@ def main(_: Sequence[str]) -> None:
     print(f"\nReport: {path}")
 
 
+def run() -> None:
+    """The command line."""
+    run_command("quickstart", main, __doc__ or "")
+
+
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where the runs and the report go.")
 TINY = flags.DEFINE_bool("tiny", False, "Only show that everything works, in a minute or two.")
 
 if __name__ == "__main__":
-    app.run(main)
+    run()

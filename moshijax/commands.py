@@ -1,5 +1,6 @@
 """Command lines over experiment configs: the flags, and one sentence for a wrong one."""
 
+import importlib
 import os
 import signal
 import sys
@@ -12,13 +13,30 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from moshijax import hosts, interrupts, libtpu, supervisor
+from moshijax import command_help, config_files, hosts, interrupts, libtpu, supervisor
+from moshijax.errors import UserError
+from moshijax.paths import local_path
 from moshijax.terminal import is_sentence, sentence
 from moshijax.train import notes
 from moshijax.train.trace import parse_steps
 
 
-def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage: str) -> None:
+def train_experiment(config: ConfigDict, workdir: str) -> Any:
+    """Runs the experiment that a config names."""
+    experiment = importlib.import_module(config.experiment)
+    if not hasattr(experiment, "run"):
+        raise UserError(
+            f"experiment {config.experiment} has nothing to train: it is planned by "
+            "`python -m moshijax.preflight`"
+        )
+    return experiment.run(config, workdir)
+
+
+def run_experiment(
+    program: str,
+    usage: str,
+    train: Callable[[ConfigDict, str], Any] = train_experiment,
+) -> None:
     """Parses `--config FILE[:SWITCHES] --workdir DIR [--config.key=value]` and trains.
 
     With an environment or flags of many processes it joins them first. The exit code is 0 for a
@@ -26,16 +44,17 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
 
     Args:
         program: the command's name, before its error messages.
-        train: trains a locked config in a work directory.
         usage: what `--help` begins with.
+        train: trains a locked config in a work directory.
     """
-    config = config_flags.DEFINE_config_file("config", None, "Experiment file.", lock_config=True)
+    config = config_flags.DEFINE_config_file("config", None, "Experiment FILE[:SWITCHES].")
     workdir = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and results go.")
     flags.mark_flags_as_required(["config", "workdir"])
     profile = flags.DEFINE_string("profile", None, "Steps to trace, as in steps=10..12.")
     _define_host_flags()
 
     def main() -> None:
+        folder = local_path("--workdir", str(workdir.value))
         if profile.value is not None:
             parse_steps(profile.value, config.value.num_steps)  # Refused before all else.
             with config.value.unlocked():
@@ -44,7 +63,7 @@ def run_experiment(program: str, train: Callable[[ConfigDict, str], Any], usage:
         join(program)
         libtpu.hush()
         interrupts.watch(program)
-        train(config.value, str(workdir.value))
+        train(config.value, str(folder))
 
     run_command(program, main, usage)
 
@@ -59,25 +78,21 @@ def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
     """
 
     def parse(argv: list[str]) -> list[str]:
+        if text := command_help.asked(argv, usage):
+            print(text)
+            hosts.leave(0)
+        if "config" in flags.FLAGS:
+            flags.FLAGS["config"].parser = config_files.Parser()
         try:
             return flags.FLAGS(argv)
-        except flags.Error as error:
-            # An error in a config file comes with its traceback; its last line says what it is.
-            line = str(error).strip().splitlines()[-1]
-            _refuse(program, ValueError(line.removeprefix("ValueError: ")))
-        except (AttributeError, KeyError) as error:
-            if isinstance(error, AttributeError) and error.name == "get_config":
-                remedy = "name an experiment, such as configs/moshi.py"
-                _refuse(program, ValueError(f"--config: that file has no get_config(): {remedy}."))
-            _refuse(program, ValueError(f"unknown config key {error.args[0]}"))
-        except (ValueError, TypeError, OSError) as error:
-            _refuse(program, error)
+        except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+            _refuse(program, UserError(command_help.complaint(error, usage)))
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:
-                raise ValueError(f"surplus argument {argv[1]!r}: flags begin with --.")
+                raise UserError(f"surplus argument {argv[1]!r}: flags begin with --.")
             main()
         except hosts.Stopped:
             hosts.leave(hosts.EXIT_STOPPED)
@@ -87,10 +102,11 @@ def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
             # Subclasses of RuntimeError are JAX's own.
             if is_sentence(error) or type(error) is RuntimeError:
                 _refuse(program, error)
+            if missing := config_files.missing_key(error):
+                _refuse(program, UserError(missing))
             _fail(error)
         hosts.leave(0)
 
-    sys.modules["__main__"].__doc__ = usage
     app.run(guarded, flags_parser=parse)
 
 

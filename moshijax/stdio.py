@@ -43,7 +43,7 @@ def settle() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open to the end)
-        elif mode == "w":
+        elif mode == "w" and not isinstance(_raw(stream), _Lasting):
             setattr(sys, name, _lasting(stream))
 
 
@@ -59,11 +59,15 @@ def _lasting(stream: Any) -> io.TextIOWrapper:
     )
 
 
+def _raw(stream: Any) -> Any:
+    buffer = getattr(stream, "buffer", None)
+    return getattr(buffer, "raw", buffer)
+
+
 def failure(stream: Any) -> OSError | None:
     """Why nothing that is written to a settled stream arrives any more; None while it does."""
     stream.flush()
-    buffer = getattr(stream, "buffer", None)
-    return getattr(getattr(buffer, "raw", buffer), "error", None)
+    return getattr(_raw(stream), "error", None)
 
 
 def unread() -> bool:

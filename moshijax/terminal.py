@@ -5,11 +5,9 @@ Imports nothing that takes long: an interrupt may come while JAX is imported.
 
 import argparse
 import importlib
-import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NoReturn
 
 from moshijax import stdio
@@ -17,7 +15,17 @@ from moshijax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one sentence."""
+    """A parser whose complaint is one sentence, and whose help begins with its examples."""
+
+    def format_help(self) -> str:
+        """Returns the help; where there are examples, they are the usage."""
+        given = self.usage
+        if "\n    python -m " in (self.description or ""):
+            self.usage = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            self.usage = given
 
     def error(self, message: str) -> NoReturn:
         """Ends with the complaint."""
@@ -56,41 +64,24 @@ def complaining(program: str) -> Generator[None]:
         sys.exit(f"{program}: {sentence(error)}")
 
 
-class Ended(BaseException):
-    """The process was asked to end, or its terminal has closed."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
-
-
-def _end(number: int, _: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # A second one does not wait.
-    raise Ended(number)
-
-
 def launch(target: str, interrupted: str, *args: Any) -> None:
-    """Runs `MODULE:FUNCTION`; when interrupted, says so and ends with 128 and the signal's number.
-
-    SIGTERM and the end of a terminal are interrupts too, so that nothing half written is left,
-    unless they are ignored, as under nohup.
-    """
+    """Runs `MODULE:FUNCTION`; when interrupted, says so and ends with the exit code 130."""
     stdio.settle()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
     module, _, name = target.partition(":")
     try:
         # Here, since importing JAX takes seconds.
         getattr(importlib.import_module(module), name)(*args)
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")
-        sys.exit(128 + signal.SIGINT)
-    except Ended as ended:
-        sys.stderr.write(f"{interrupted}\n")
-        sys.exit(128 + ended.number)
+        sys.exit(130)
     except SystemExit as end:
         if end.code:
             raise
     if lost := stdio.complaint():
         sys.exit(f"{module}: {lost}")
+
+
+def hand_over(program: str, commands: Mapping[str, str]) -> None:
+    """Runs the command of the first argument with the others."""
+    name = sys.argv.pop(1)
+    launch(commands[name], f"{program} {name}: interrupted")

@@ -121,13 +121,22 @@ with open({str(path)!r}, "w") as file:
     assert path.read_text() == "True"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_end_by_a_signal_is_one_line_and_leaves_nothing_half_written(work, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_by_a_signal_leaves_nothing_half_written(work, tmp_path, number):
     process = work(60, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr.readline() == "said\n"
     process.send_signal(number)
+    assert process.communicate()[1] == ""
+    assert process.returncode == -number
+    assert {path.name for path in tmp_path.iterdir()} <= {"work.py", "__pycache__"}
+
+
+def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(work, tmp_path):
+    process = work(60, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "said\n"
+    process.send_signal(signal.SIGINT)
     assert process.communicate()[1] == "work: interrupted\n"
-    assert process.returncode == 128 + number
+    assert process.returncode == 130
     assert {path.name for path in tmp_path.iterdir()} <= {"work.py", "__pycache__"}
 
 

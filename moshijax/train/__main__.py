@@ -6,18 +6,14 @@ Switches follow the config's colon; single keys are changed by `--config.batch_s
 The same command resumes a run that was stopped, and says so when it is done.
 """
 
-import importlib
-from typing import Any
-
-from ml_collections import ConfigDict
-
-from moshijax.commands import run_experiment
+from moshijax.terminal import launch
 
 
-def train(config: ConfigDict, workdir: str) -> Any:
-    """Runs the experiment that the config names."""
-    return importlib.import_module(config.experiment).run(config, workdir)
+def run() -> None:
+    """The command line."""
+    program = "moshijax.train"
+    launch("moshijax.commands:run_experiment", f"{program}: interrupted", program, __doc__ or "")
 
 
 if __name__ == "__main__":
-    run_experiment("moshijax.train", train, __doc__ or "")
+    run()

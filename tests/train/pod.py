@@ -70,4 +70,4 @@ def train(config, folder):
 
 
 if __name__ == "__main__":
-    run_experiment("toy", train, __doc__)
+    run_experiment("toy", __doc__, train)
