@@ -16,6 +16,8 @@ from flax import nnx
 from moshijax.codec.config import MimiConfig
 from moshijax.codec.mimi import Mimi
 from moshijax.codec.quantize import Codebook, FrozenCodebook, freeze_codebooks
+from moshijax.convert.mimi_beside import check_folder
+from moshijax.convert.mimi_config import transformers_config
 from moshijax.convert.names import LAYOUTS, Entry, entries
 from moshijax.convert.safetensors import write_safetensors
 from moshijax.convert.tables import announce, detect, faults, few, pieces, read
@@ -36,6 +38,7 @@ def load_mimi(
     `config.num_codebooks` are left out. With `inference` the weights are arranged for speed.
     """
     file = open_weights(source, CODEC)
+    check_folder(source, file.path, config)
     layout = detect_layout(file, config)
     full = dataclasses.replace(config, num_codebooks=_count_codebooks(file))
     if full.num_codebooks < config.num_codebooks:
@@ -118,43 +121,6 @@ def check_tensors(file: Weights, table: list[Entry], leaves: dict[str, Any]) -> 
             f"{file.path} does not fit this Mimi: {found}; choose the configuration that it was "
             "made with, or fetch it anew"
         )
-
-
-def transformers_config(config: MimiConfig) -> dict[str, Any]:
-    """Returns what transformers' MimiConfig needs to build the same model."""
-    transformer = config.transformer
-    return {
-        "architectures": ["MimiModel"],
-        "model_type": "mimi",
-        "sampling_rate": config.sample_rate,
-        "audio_channels": 1,
-        "hidden_size": config.dim,
-        "num_filters": config.num_filters,
-        "num_residual_layers": 1,
-        "upsampling_ratios": list(config.ratios),
-        "kernel_size": config.kernel_size,
-        "residual_kernel_size": config.residual_kernel_size,
-        "last_kernel_size": config.last_kernel_size,
-        "compress": config.compress,
-        "codebook_size": config.codebook_size,
-        "codebook_dim": config.codebook_dim,
-        "vector_quantization_hidden_dimension": config.codebook_dim,
-        "num_quantizers": config.num_codebooks,
-        "num_semantic_quantizers": 1,
-        "upsample_groups": config.dim,
-        "num_hidden_layers": transformer.num_layers,
-        "intermediate_size": transformer.mlp_dim,
-        "num_attention_heads": transformer.num_heads,
-        "num_key_value_heads": transformer.num_heads,
-        "head_dim": transformer.dim // transformer.num_heads,
-        "sliding_window": transformer.context,
-        "rope_theta": transformer.max_period,
-        "layer_scale_initial_scale": transformer.layer_scale,
-        "hidden_act": "gelu",
-        "norm_eps": 1e-5,
-        "use_causal_conv": True,
-        "frame_rate": config.frame_rate,
-    }
 
 
 def _flag(entry: Entry) -> bool:

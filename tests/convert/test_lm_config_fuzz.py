@@ -9,10 +9,10 @@ import tracemalloc
 import pytest
 
 from moshijax.codec.config import PRESETS as MIMI
-from moshijax.convert import mimi
 from moshijax.convert.lm_beside import read_config
 from moshijax.convert.lm_config import to_moshi
 from moshijax.convert.lm_helium import transformers_config
+from moshijax.convert.mimi_config import transformers_config as mimi_config
 from moshijax.errors import UserError
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.presets import PRESETS
@@ -27,7 +27,7 @@ BASES = [
     HELIUM,
     HELIUM | {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}},
     transformers_config(PRESETS["helium_2b_tiny"]),
-    mimi.transformers_config(MIMI["mimi"]),
+    mimi_config(MIMI["mimi"]),
     {"sample_rate": 24000, "seanet": {"ratios": [8, 6]}, "quantizer": {}, "transformer": {}},
 ]
 VALUES = [

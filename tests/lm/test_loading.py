@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from moshijax.codec.config import PRESETS as MIMI
-from moshijax.convert import mimi
 from moshijax.convert.lm import save_lm
 from moshijax.convert.lm_config import to_moshi
+from moshijax.convert.mimi_config import transformers_config
 from moshijax.errors import UserError
 from moshijax.lm.loading import find_config, open_model
 from moshijax.nn.lora import adapters, add_lora, fuse_lora
@@ -87,7 +87,7 @@ def test_a_folder_written_for_transformers_is_read(tmp_path):
 
 
 def test_what_is_no_language_model_is_refused_by_name(tmp_path):
-    describe(tmp_path, mimi.transformers_config(MIMI["tiny"]))
+    describe(tmp_path, transformers_config(MIMI["tiny"]))
     with pytest.raises(UserError, match=r"config.json is of Mimi, the codec.*give it as --mimi"):
         find_config(words(tmp_path), None)
     describe(tmp_path, {"model_type": "llama", "hidden_size": 8})
