@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from moshijax.errors import UserError
-from moshijax.files import replacing
+from moshijax.files import check_distinct, replacing
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -189,3 +189,32 @@ def test_handlers_of_others_and_files_of_a_parent_are_left_alone(tmp_path):
     out, err = process.communicate()
     assert (process.returncode, out, err) == (0, "asked\n", "")
     assert names(tmp_path) == ["x", "y"]
+
+
+def test_no_output_is_an_input_by_whatever_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x"
+    path.touch()
+    (tmp_path / "soft").symlink_to(path)
+    (tmp_path / "hard").hardlink_to(path)
+    (tmp_path / "other").touch()
+    for name in ("x", "./x", "../" + tmp_path.name + "/x", "soft", "hard", path):
+        with pytest.raises(UserError, match=f"^{name} is the file that is read as x, and would be"):
+            check_distinct(name, None, "hf://owner/repository/x", "none", "x")
+    check_distinct("other", "x")
+    check_distinct("new", "x", "-")
+
+
+def test_the_standard_input_is_not_overwritten_either(tmp_path):
+    (tmp_path / "x").touch()
+    code = "from moshijax.files import check_distinct; check_distinct('x', '-')"
+    with open(tmp_path / "x") as file:
+        process = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=file,
+            capture_output=True,
+            text=True,
+        )
+    assert "UserError: x is the file that is read as -, and would be overwritten" in process.stderr

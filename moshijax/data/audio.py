@@ -17,6 +17,7 @@ import soxr
 from absl import logging
 
 from moshijax.data.decode import DecodeError, Frame, Header, Part, find_parts
+from moshijax.data.joined import promised_size
 from moshijax.errors import UserError
 
 
@@ -46,6 +47,12 @@ class Recording:
         weakref.finalize(self, self._file.close)
         self._parts = find_parts(self._file)
         self._headers = [self._read_header(part) for part in self._parts]
+        promised, size = promised_size(self._file), os.fstat(self._file.fileno()).st_size
+        if promised is not None and promised > size:
+            self._warn(
+                f"{self.name} is cut short: its header promises {promised} bytes, but it has "
+                f"{size}, all of which are read"
+            )
         # Before anything slow begins: is there sound, and at a rate that can be?
         first = next(self._frames(self._parts[0], 0.0), None)
         if first is None:
@@ -123,8 +130,8 @@ class Recording:
         slack = 1e-9 * seconds if header.exact else SLACK_SECONDS + SLACK_SHARE * header.seconds
         if abs(header.seconds - seconds) > slack:
             self._warn(
-                f"{name}: its header promises {header.seconds:.3f} s, but it has {seconds:.3f} s "
-                "of sound, all of which is read"
+                f"{name}: its {'header' if header.exact else 'header or bit rate'} promises "
+                f"{header.seconds:.3f} s, but it has {seconds:.3f} s of sound, all of which is read"
             )
 
     def _nothing(self) -> str:
@@ -153,6 +160,18 @@ class Recording:
             f"{heard.seconds + sample / rate:.3f} s (sample {heard.samples + sample}, channel "
             f"{channel}); replace it by a finite number"
         )
+
+
+def duration(path: str | os.PathLike[str]) -> float | None:
+    """Returns the seconds that a file promises, or None."""
+    return Recording(path).seconds
+
+
+def read_blocks(
+    path: str | os.PathLike[str], sample_rate: int, block: int
+) -> Generator[np.ndarray]:
+    """Reads a file as `Recording.read_blocks` does."""
+    return Recording(path).read_blocks(sample_rate, block)
 
 
 @dataclasses.dataclass
@@ -186,14 +205,16 @@ def _open(path: str | os.PathLike[str], name: str) -> IO[bytes]:
             raise UserError(f"{name} is a folder; name a file in it")
         if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
             raise UserError(f"{name} is a terminal or a device; give a file or a pipe of sound")
-        file = open(source, "rb")  # noqa: SIM115 - it lives as long as the recording.
+        # Without a buffer, since decoders move the position of the same file.
+        file = open(source, "rb", buffering=0)  # noqa: SIM115 - it lives with the recording.
+        plain = stat.S_ISREG(kind) and (path != STDIN or file.tell() == 0)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{name}: there is no such audio file; check the path") from None
     except OSError as error:
         raise UserError(
             f"{name} cannot be opened ({error.strerror}); check the path and its permissions"
         ) from error
-    if not stat.S_ISREG(kind):
+    if not plain:
         with file:
             file = _spool(file, name)
     if not os.fstat(file.fileno()).st_size:
@@ -204,17 +225,16 @@ def _open(path: str | os.PathLike[str], name: str) -> IO[bytes]:
 
 def _spool(pipe: IO[bytes], name: str) -> IO[bytes]:
     """Copies a pipe to a file that is gone when it is closed, however the process ends."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the recording.
     try:
-        shutil.copyfileobj(pipe, file, COPIED)
-        file.flush()
+        with tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(pipe, file, COPIED)
+            file.flush()
+            return open(os.dup(file.fileno()), "rb", buffering=0)
     except OSError as error:
-        file.close()
         raise UserError(
             f"{name} cannot be kept in {tempfile.gettempdir()} while it is read "
             f"({error.strerror}); free some space there or set TMPDIR to another folder"
         ) from error
-    return file
 
 
 def _gather(frames: Iterator[Frame]) -> Iterator[tuple[int, np.ndarray]]:

@@ -58,19 +58,22 @@ def writing(
         written += 4 * samples.size
         if written > LIMIT and kind not in LIMITLESS:
             raise UserError(f"{path}: {kind} holds no more than 4 GiB; name it .wav or .flac")
+        assert file is not None, "it is open while samples can be appended"
         with sink.guarded():
             file.write(samples)
 
     with replacing(path) as raw:
         sink = _Sink(raw)
+        file: soundfile.SoundFile | None = None
         try:
-            with sink.guarded():
-                file = _open(sink, kind, sample_rate, channels)
             try:
+                with sink.guarded():
+                    file = _open(sink, kind, sample_rate, channels)
                 yield write
             finally:
-                with sink.guarded():
-                    file.close()
+                if file is not None:
+                    with sink.guarded():
+                        file.close()
         except soundfile.LibsndfileError as error:
             raise UserError(
                 f"{path} cannot be written as {kind} at {sample_rate} Hz "

@@ -4,6 +4,7 @@ FFmpeg decodes; libsndfile reads the files of samples that FFmpeg knows nothing 
 """
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -16,6 +17,8 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from jaxtyping import Float
+
+from moshijax.data.joined import find_starts
 
 
 # Containers of sound. Others, such as playlists, could lead to other files and to the network.
@@ -31,9 +34,8 @@ LOSSLESS = ("pcm_", "flac", "alac", "wavpack", "tta", "ape", "tak", "shorten", "
 NO_LENGTH = ("aac", "ac3", "amr", "eac3", "loas", "mpeg", "mpegts")
 EXACT = ("aiff", "au", "caf", "flac", "w64", "wav")  # these count samples
 UNKNOWN = 1 << 62  # samples; what libsndfile says of a stream without a length is more
+MOST_PLANES = 8
 SECOND = 48_000  # samples that libsndfile reads at a time
-CHUNK = 1 << 20  # bytes
-PAGE, FIRST = b"OggS\0", 2  # an Ogg page of version 0; the flag of a stream's first
 
 Samples = Float[np.ndarray, "samples C"]
 
@@ -58,7 +60,7 @@ class Header(NamedTuple):
 
 
 class Part:
-    """A stretch of a file that is decoded by itself: all of it, or a link of a chained Ogg."""
+    """A stretch of a file that is decoded by itself: all of it, or one of a joined file."""
 
     def __init__(self, file: IO[bytes], stretch: tuple[int, int] | None = None):
         self._file = file
@@ -98,7 +100,7 @@ class Part:
         with container:
             try:
                 yield from self._decode(container, stream)
-            except av.FFmpegError as error:
+            except (av.FFmpegError, ValueError) as error:
                 raise DecodeError(_reason(error)) from error
 
     def _rewound(self) -> int:
@@ -125,23 +127,25 @@ class Part:
                 self.lost += 1
                 continue
             for frame in frames:
+                _keep_layout(frame)
+            for frame in (frame for frame in frames if frame.samples):
                 samples = _samples(frame)
                 if cuts and packet.duration and packet.time_base == Fraction(1, frame.sample_rate):
                     samples = samples[: packet.duration]
-                if len(samples):
-                    yield Frame(frame.sample_rate, samples)
+                yield Frame(frame.sample_rate, samples)
 
     @contextlib.contextmanager
     def _open_sndfile(self, error: av.FFmpegError) -> Generator[soundfile.SoundFile]:
         """Opens a file that FFmpeg refused with an error."""
+        head = os.pread(self._file.fileno(), 3, 0)
+        # Of these libsndfile trusts the lengths, and does not see all parts.
+        if head == b"Ogg" or head == b"ID3" or head[:1] == b"\xff":
+            raise DecodeError(_reason(error)) from error
         try:
             file = soundfile.SoundFile(self._rewound(), closefd=False)
         except soundfile.LibsndfileError:
             raise DecodeError(_reason(error)) from error
         with file:
-            # It trusts the lengths of these, whose parts it does not all see.
-            if file.format in ("MP3", "OGG"):
-                raise DecodeError(_reason(error)) from error
             yield file
 
     def _sndfile_frames(self, error: av.FFmpegError) -> Iterator[Frame]:
@@ -158,32 +162,11 @@ class Part:
 
 def find_parts(file: IO[bytes]) -> list[Part]:
     """Returns the parts of a file, one after the other."""
-    file.seek(0)
-    if not file.read(len(PAGE)).startswith(PAGE):
-        return [Part(file)]
-    starts = _find_links(file)
+    starts = find_starts(file)
     if len(starts) < 2:
         return [Part(file)]
     size = file.seek(0, os.SEEK_END)
     return [Part(file, stretch) for stretch in zip(starts, [*starts[1:], size], strict=True)]
-
-
-def _find_links(file: IO[bytes]) -> list[int]:
-    """Finds where the links of a chained Ogg begin: with first pages, after others."""
-    file.seek(0)
-    starts, base, tail, was_first = [], 0, b"", False
-    while chunk := file.read(CHUNK):
-        data = tail + chunk
-        at = data.find(PAGE)
-        while 0 <= at < len(data) - len(PAGE):
-            is_first = bool(data[at + len(PAGE)] & FIRST)
-            if is_first and not was_first:
-                starts.append(base + at)
-            was_first = is_first
-            at = data.find(PAGE, at + 1)
-        keep = min(len(PAGE), len(data))
-        base, tail = base + len(data) - keep, data[len(data) - keep :]
-    return starts
 
 
 def _pick(container: InputContainer) -> AudioStream:
@@ -208,15 +191,30 @@ def _header(container: InputContainer, stream: AudioStream) -> Header:
     return Header(float(stream.duration * stream.time_base) or None, exact, others)
 
 
+def _keep_layout(frame: AudioFrame) -> None:
+    """Keeps the layout of a frame for ever where it may have channels in an order of its own.
+
+    Such an order lies in memory that PyAV frees twice, with the layout and with the frame.
+    """
+    if frame.layout.nb_channels > 2 or "(" in frame.layout.name:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
+
+
 def _samples(frame: AudioFrame) -> Samples:
+    channels, planar = frame.layout.nb_channels, frame.format.is_planar
+    if planar and channels >= MOST_PLANES:
+        # PyAV counts planes up to a null pointer, and a frame has room for so many without one.
+        frame, planar = av.AudioResampler("flt").resample(frame)[0], False
+        _keep_layout(frame)
     data = frame.to_ndarray()
-    samples = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
+    samples = data.T if planar else data.reshape(-1, channels)
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
     if samples.dtype.kind == "i":
         return samples.astype(np.float32) * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
-    return samples.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, and is refused.
+        return samples.astype(np.float32, copy=False)
 
 
-def _reason(error: av.FFmpegError) -> str:
-    return str(error.strerror or error).rstrip(".")
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).rstrip(".")

@@ -130,6 +130,31 @@ def test_wrong_audio_is_refused(folder, capsys):
     assert {p.name for p in folder.iterdir()} == {"in.wav", "nan.wav", "text.wav", "void.wav"}
 
 
+def test_no_command_overwrites_what_it_reads(folder, weights, capsys):
+    np.savez("x.npz", codes=np.zeros((2, 3), int), sample_rate=24000)
+    (folder / "in.npz").symlink_to("in.wav")
+    (folder / "x.wav").hardlink_to("x.npz")
+    (folder / "weights.wav").symlink_to(weights)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for args in (
+        ("roundtrip", "in.wav", "./in.wav", *TRY),
+        ("encode", "in.wav", "in.npz", *TRY),
+        ("decode", "x.npz", "x.wav", *TRY),
+        ("roundtrip", "in.wav", "weights.wav", "--mimi", weights, "--preset", "tiny"),
+    ):
+        assert f"{args[2]} is the file that is read as" in refused(capsys, *args)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_warning_goes_before_the_result(folder, capsys):
+    data = pathlib.Path("in.wav").read_bytes()
+    pathlib.Path("cut.wav").write_bytes(data[: len(data) // 2])
+    main(["encode", "cut.wav", "out.npz", *TRY])
+    out, err = capsys.readouterr()
+    assert err.startswith("warning: cut.wav is cut short: its header promises ")
+    assert out.startswith("out.npz: ")
+
+
 def test_wrong_codes_are_refused(folder, capsys):
     np.savez("x.npz", codes=np.full((2, 3), 32), sample_rate=24000)
     assert "x.npz has codes from 32 to 32; the model's go from 0 to 31" in refused(

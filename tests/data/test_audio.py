@@ -1,4 +1,10 @@
+import os
+import pathlib
 import re
+import struct
+import subprocess
+import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -8,6 +14,7 @@ import soxr
 
 from moshijax.data.audio import Recording
 from moshijax.errors import UserError
+from tests.data.ffmpeg import make
 
 
 RATE = 24000
@@ -126,3 +133,71 @@ def test_unfit_files_are_refused_in_one_sentence(tmp_path, message):
 def test_a_folder_is_no_audio_file(tmp_path):
     with pytest.raises(UserError, match="is a folder; name a file in it"):
         Recording(tmp_path)
+
+
+def test_a_pipe_is_read_as_a_file(tmp_path):
+    path = write(tmp_path / "x.wav", tone(1.5, 16000), 16000)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[path.read_bytes()])
+    writer.start()
+    recording = Recording(tmp_path / "pipe")
+    writer.join()
+    for _ in range(2):
+        got = np.concatenate(list(recording.read_blocks(RATE, 1000)))
+        np.testing.assert_array_equal(got, read(path))
+
+
+@pytest.mark.parametrize("how", ["pipe", "file", "rest of a file"])
+def test_a_dash_is_the_standard_input(tmp_path, how):
+    path = write(tmp_path / "x.wav", tone(0.5, RATE), RATE)
+    code = """
+import os, sys
+from moshijax.data.audio import Recording
+if sys.argv[1] == "rest of a file":
+    os.read(0, 5)
+print(sum(len(block) for block in Recording("-").read_blocks(24000, 1000)))
+"""
+    if how == "rest of a file":
+        path.write_bytes(b"12345" + path.read_bytes())
+    command = [sys.executable, "-c", code, how]
+    root = pathlib.Path(__file__).parent.parent.parent
+    with open(path, "rb") as file:
+        given = {"input": path.read_bytes()} if how == "pipe" else {"stdin": file}
+        result = subprocess.run(command, cwd=root, capture_output=True, check=True, **given)
+    assert result.stdout == b"12000\n"
+
+
+def test_devices_are_no_audio():
+    with pytest.raises(UserError, match="/dev/zero is a terminal or a device"):
+        Recording("/dev/zero")
+
+
+def test_a_header_that_promises_the_impossible_is_refused(tmp_path):
+    data = make(tmp_path / "x.mka", tone(0.1, RATE), RATE).read_bytes()
+    at = data.index(b"\x44\x89\x88") + 3  # its Duration, in milliseconds
+    (tmp_path / "x.mka").write_bytes(data[:at] + struct.pack(">d", 1e15) + data[at + 8 :])
+    wav = write(tmp_path / "x.wav", tone(0.1, RATE), RATE).read_bytes()
+    rate = wav[:24] + (10_000_000).to_bytes(4, "little") + wav[28:]
+    channels = wav[:22] + b"\xff\xff" + wav[24:]
+    (tmp_path / "rate.wav").write_bytes(rate)
+    (tmp_path / "channels.wav").write_bytes(channels)
+    for name, sentence in (
+        ("x.mka", r"x\.mka promises 1e\+12 s of sound in its header, which is damaged"),
+        ("rate.wav", "has the sample rate 10000000; between"),
+        ("channels.wav", "cannot be read as audio|is damaged after 0"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            read(tmp_path / name)
+
+
+def test_a_length_of_2_to_the_60_takes_no_memory_and_is_told(tmp_path):
+    path = write(tmp_path / "x.w64", tone(0.1, RATE), RATE)
+    data = bytearray(path.read_bytes())
+    data[16:24] = (1 << 60).to_bytes(8, "little")
+    at = data.index(b"data\xf3\xac\xd3\x11") + 16
+    data[at : at + 8] = ((1 << 60) - 100).to_bytes(8, "little")
+    path.write_bytes(data)
+    warnings = []
+    got = np.concatenate(list(Recording(path, warnings.append).read_blocks(RATE, 1000)))
+    assert len(got) == 2400
+    assert "x.w64 is cut short: its header promises 1152921504606846976 bytes" in warnings[0]

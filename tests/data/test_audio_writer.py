@@ -1,7 +1,11 @@
+import resource
+import signal
+
 import numpy as np
 import pytest
 import soundfile
 
+from moshijax.data import audio_writer
 from moshijax.data.audio import Recording
 from moshijax.data.audio_writer import check_output, writing
 from moshijax.errors import UserError
@@ -70,3 +74,61 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path):
         writing(tmp_path / "x.mp3", 23999),
     ):
         pass
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "caf"])
+def test_a_full_disk_is_no_success(tmp_path, suffix):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sound = rng.standard_normal(RATE).astype(np.float32) * 0.3
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+        with pytest.raises(UserError, match=rf"x\.{suffix} cannot be written: .*the disk of"):
+            write(tmp_path / f"x.{suffix}", sound)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def write(path, sound):
+    with writing(path, RATE) as append:
+        for block in np.split(sound, 10):
+            append(block)
+
+
+def test_a_wav_is_ready_to_count_beyond_4_gib(tmp_path):
+    write(tmp_path / "x.wav", tone(0.5))
+    data = (tmp_path / "x.wav").read_bytes()
+    assert data[:4] == b"RIFF"
+    assert data[12:16] == b"JUNK"  # Where an RF64 has its 64-bit counts.
+    assert soundfile.info(tmp_path / "x.wav").subtype == "PCM_16"
+
+
+def test_what_cannot_count_beyond_4_gib_is_ended_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_writer, "LIMIT", 40000)
+    with pytest.raises(UserError, match=r"x\.aiff: AIFF holds no more than 4 GiB; name it \.wav"):
+        write(tmp_path / "x.aiff", tone(0.5))
+    for suffix in ("wav", "flac", "ogg", "w64"):
+        write(tmp_path / f"x.{suffix}", tone(0.5))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_write_is_not_lost(tmp_path, monkeypatch, number):
+    class Asked(BaseException):
+        pass
+
+    def ask(*_):
+        raise Asked
+
+    before, write_data = signal.signal(number, ask), audio_writer._Sink.write
+
+    def signalled(sink, data):
+        signal.raise_signal(number)
+        return write_data(sink, data)
+
+    monkeypatch.setattr(audio_writer._Sink, "write", signalled)
+    try:
+        with pytest.raises(Asked):
+            write(tmp_path / "x.wav", tone(0.5))
+    finally:
+        signal.signal(number, before)
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from moshijax.data.codes import read_codes, write_codes
+from moshijax.data.codes import MOST_BYTES, read_codes, write_codes
+from moshijax.errors import UserError
 
 
 CODES = np.arange(24, dtype=np.int32).reshape(3, 8)
@@ -81,11 +82,39 @@ def test_no_memory_is_taken_for_what_is_not_there(tmp_path):
         read_codes(tmp_path / "x.npz", **SIZES)
 
 
+def test_a_file_that_unpacks_to_more_than_is_read_at_once_is_refused_before(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "x.npz", codes=np.zeros((4, 99999), np.int8), sample_rate=24000)
+    monkeypatch.setitem(MOST_BYTES, "codes", 4 * 99998)
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    with pytest.raises(UserError, match="a field codes of 399996 bytes when unpacked, more than"):
+        read_codes(tmp_path / "x.npz", **SIZES)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "x.npz"
     write_codes(path, CODES, 24000)
     return path, path.read_bytes()
+
+
+def test_ten_thousand_damaged_files_load_or_are_refused(tmp_path):
+    path, rng = tmp_path / "x.npz", np.random.default_rng(0)
+    bases = []
+    for save in (np.savez, np.savez_compressed):
+        save(path, codes=CODES, sample_rate=24000)
+        bases.append(path.read_bytes())
+    refused = 0
+    for _ in range(10_000):
+        damaged = bytearray(bases[rng.integers(2)])
+        for at in rng.integers(len(damaged), size=rng.integers(1, 5)):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(len(damaged))] if rng.random() < 0.1 else damaged)
+        try:
+            codes = read_codes(path, **SIZES)
+            assert 0 <= codes.min() <= codes.max() < SIZES["codebook_size"]
+        except UserError:
+            refused += 1
+    assert 1000 < refused < 10_000
 
 
 @given(

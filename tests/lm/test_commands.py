@@ -66,6 +66,15 @@ def test_a_terminal_that_is_gone_does_not_take_the_recording_along(folder):
     assert soundfile.info("both.wav").frames == 42 * 24 + 24
 
 
+def test_a_dialogue_does_not_overwrite_its_user(folder, capsys):
+    pathlib.Path("link.wav").symlink_to("user.wav")
+    before = pathlib.Path("user.wav").read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        main([*RANDOM, "user.wav", "link.wav"])
+    assert "link.wav is the file that is read as user.wav, and would be" in str(caught.value.code)
+    assert pathlib.Path("user.wav").read_bytes() == before
+
+
 def test_a_transcript_needs_no_output(folder, capsys):
     main([*RANDOM, "--preset", "stt_1b_tiny", "user.wav", "--text-temperature", "0"])
     assert "1541 frames" in capsys.readouterr().out
