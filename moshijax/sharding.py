@@ -21,6 +21,7 @@ from moshijax.nn.paths import named_leaves, with_leaves
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
+SHOWN = 4  # Of the arrays that an axis does not divide.
 WIDEST_TENSOR = 8  # Wider than a host's chips it is never worth its traffic.
 
 # Regex over the end of a parameter's name -> spec of its last axes; earlier axes are whole.
@@ -141,16 +142,35 @@ def make_mesh(shape: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
-    """The spec of one array; an axis that the mesh does not divide stays whole."""
+def _whole_spec(name: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+    """The mesh axis of each dimension by the table."""
     if not shape:
-        return P()
+        return ()
     last = tuple(match_one(name, RULES, "sharding"))
     if len(last) > len(shape):
         raise ValueError(f"sharding: {name!r} has shape {shape}, fewer axes than its rule {last}.")
-    spec = (None,) * (len(shape) - len(last)) + last
-    fits = (a and size % mesh.shape[a] == 0 for a, size in zip(spec, shape, strict=True))
-    return P(*(a if fit else None for a, fit in zip(spec, fits, strict=True)))
+    return (None,) * (len(shape) - len(last)) + last
+
+
+def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
+    """The spec of one array; an axis that the mesh does not divide stays whole."""
+    axes = zip(_whole_spec(name, shape), shape, strict=True)
+    return P(*(a if a and size % mesh.shape[a] == 0 else None for a, size in axes))
+
+
+def undivided(tree: Any, mesh: Mesh | AbstractMesh) -> list[str]:
+    """What stays whole since its axis of the mesh does not divide it: a line for each axis."""
+    found: dict[str, list[str]] = {}
+    for name, leaf in named_leaves(tree).items():
+        for axis, size in zip(_whole_spec(name, leaf.shape), leaf.shape, strict=True):
+            if axis and size % mesh.shape[axis]:
+                found.setdefault(axis, []).append(f"{size} of {name}")
+    return [
+        f"mesh.{axis}={mesh.shape[axis]} does not divide {', '.join(names[:SHOWN])}"
+        f"{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}: every device has the "
+        "whole of it."
+        for axis, names in found.items()
+    ]
 
 
 def shard_like(tree: Any, mesh: Mesh | AbstractMesh) -> Any:

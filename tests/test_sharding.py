@@ -32,6 +32,25 @@ def test_rules_give_the_last_axes_and_drop_what_does_not_divide():
     assert sharding.parameter_spec("anything", (), mesh) == P()
 
 
+def test_what_an_axis_does_not_divide_is_told_with_its_size():
+    mesh = sharding.make_mesh(dict(data=1, fsdp=4, tensor=2))
+    layer = {"kernel": jax.ShapeDtypeStruct((3, 8, 6), jnp.float32)}
+    model = {"up": layer, "norm": {"scale": jax.ShapeDtypeStruct((5,), jnp.float32)}}
+    assert sharding.undivided(model, mesh) == []
+    layer = {"kernel": jax.ShapeDtypeStruct((3, 6, 7), jnp.float32)}
+    assert sharding.undivided(
+        {"model": {"up": layer, "gate": layer}, "mu": {"up": layer}}, mesh
+    ) == [
+        "mesh.fsdp=4 does not divide 6 of model/gate/kernel, 6 of model/up/kernel, "
+        "6 of mu/up/kernel: every device has the whole of it.",
+        "mesh.tensor=2 does not divide 7 of model/gate/kernel, 7 of model/up/kernel, "
+        "7 of mu/up/kernel: every device has the whole of it.",
+    ]
+    many = {f"{i}": {"up": layer} for i in range(9)}
+    assert sharding.undivided(many, mesh)[0].count(" of ") == 5
+    assert " and 5 more: every" in sharding.undivided(many, mesh)[0]
+
+
 def test_parameter_without_exactly_one_rule_is_an_error():
     mesh = sharding.make_mesh()
     with pytest.raises(

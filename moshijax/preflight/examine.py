@@ -119,7 +119,10 @@ def examine(
         chips=slice_.chips,
         mesh=sizes,
         status=_status(outcome, unused),
-        notes=_notes(config, planned, outcome, unused),
+        notes=[
+            *_notes(config, planned, outcome, unused),
+            *placed.undivided(),
+        ],
         compile_seconds=outcome.seconds,
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(placed.shapes[0])),
         shares=memory.shares(state, placed.frozen),

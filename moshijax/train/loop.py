@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -267,6 +268,9 @@ def train(
         for part in (run.checkpoints, run.log, closing(run.trace)):
             open_.enter_context(part)
         stop = hosts.agreed(asked)
+        if hosts.first():
+            for line in program.undivided():
+                logging.warning("%s", line)
         while True:
             try:
                 return run.stretch(stop)

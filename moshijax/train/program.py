@@ -64,6 +64,10 @@ class Program(NamedTuple):
     update: jax.stages.Wrapped
     evaluate: Callable[..., Any]
 
+    def undivided(self) -> list[str]:
+        """What of the model, its moments alike, and of the frozen arrays the mesh leaves whole."""
+        return sharding.undivided({"model": self.shapes[0], "frozen": self.frozen}, self.mesh)
+
 
 def place(task: Task, mesh: Mesh | AbstractMesh, seed: int, vmem_kib: int = 0) -> Program:
     """Shapes, shardings and jitted functions of a task; compiles nothing yet.

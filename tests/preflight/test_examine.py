@@ -135,3 +135,17 @@ def test_a_slice_that_cannot_be_described_still_has_memory_and_flops(monkeypatch
     assert report.run.days == pytest.approx(report.time.step * 1000 / 86400)
     assert "libtpu does not know it" in report.notes[0]
     assert config.mesh.fsdp == -1  # The config itself is not changed.
+
+
+def test_what_the_mesh_does_not_divide_is_a_note(monkeypatch):
+    def unknown(slice_):
+        raise topology.UnknownSliceError("libtpu does not know it")
+
+    monkeypatch.setattr(topology, "devices", unknown)
+    monkeypatch.setattr(topology, "check_libtpu", lambda: None)
+    config = stack.get_config()
+    config.layers, config.dim = 2, 36
+    report = examine(config, topology.parse("v5e:2x4"))
+    assert report.notes[-1].startswith(
+        "mesh.fsdp=8 does not divide 36 of model/down/kernel, 36 of model/up/kernel:"
+    )

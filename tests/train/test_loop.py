@@ -213,3 +213,10 @@ def test_what_is_loaded_is_read_before_anything_is_compiled():
     )
     loop.Run.fresh(run)
     assert done == ["read", "compiled"]
+
+
+def test_what_the_mesh_does_not_divide_is_said_once(tmp_path):
+    run(tmp_path, mesh=dict(data=1, fsdp=1, tensor=8), num_steps=3)
+    said = (tmp_path / "log.txt").read_text()
+    assert said.count("mesh.tensor=8 does not divide 4 of ") == 1
+    assert "model/head/kernel" in said
