@@ -31,7 +31,7 @@ class EvalData(Protocol):
 
 
 def read_ahead(batch: Callable[[int], Any], first: int, last: int, depth: int) -> Iterator[Any]:
-    """batch(first), ..., batch(last) in order, up to `depth` of them made beforehand."""
+    """batch(first), ..., batch(last) in order, up to `depth` (0: none) of them made beforehand."""
     steps = grain.MapDataset.range(first, last + 1).map(batch)
-    options = grain.ReadOptions(num_threads=max(depth, 1), prefetch_buffer_size=max(depth, 1))
+    options = grain.ReadOptions(num_threads=depth, prefetch_buffer_size=depth)
     return iter(steps.to_iter_dataset(options))

@@ -20,6 +20,7 @@ from moshijax import hosts
 from moshijax.convert.lm import abstract_lm, load_lm
 from moshijax.convert.tables import few
 from moshijax.data import windows
+from moshijax.errors import UserError
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.losses import (
     FORMS,
@@ -41,6 +42,12 @@ from moshijax.train.checkpoints import load_leaves
 from moshijax.train.plan import Plan
 
 
+SIZES = {
+    *("dim", "num_heads", "num_layers", "mlp_dim", "context", "text_vocab", "codebook_size"),
+    "num_codebooks",
+}
+
+
 class State(NamedTuple):
     """A model in float32 and its optimizer's state."""
 
@@ -60,6 +67,11 @@ class LMTask:
     def __init__(self, config: ConfigDict) -> None:
         self.frozen: dict[str, Any] = {}
         self.model_config = model_config(config.model)
+        if self.model_config.conditions or self.model_config.two_texts:
+            raise UserError(
+                f"config.model.preset: {config.model.preset!r} reads conditions or two pieces of "
+                "text a frame, which shards do not hold: take a Moshi, a Helium or an STT."
+            )
         self.loss_config = loss_config(config.loss)
         self.dtype = settings.dtype(config.compute_dtype, "compute_dtype")
         self.parts = config.accumulate
@@ -126,23 +138,29 @@ def model_config(spec: ConfigDict) -> MoshiConfig:
     """The architecture of `spec.preset` with `spec.overrides`.
 
     Raises:
-        ValueError: an unknown preset or field.
+        UserError: an unknown preset or field, or a size that no model can have.
     """
     preset, overrides = _preset(spec, "preset"), spec.overrides.to_dict()
+    for name in SIZES & overrides.keys():
+        settings.whole(overrides[name], f"model.overrides.{name}", 1)
+    if "max_period" in overrides:
+        settings.number(overrides["max_period"], "model.overrides.max_period", positive=True)
     if "delays" in overrides:
         overrides["delays"] = tuple(overrides["delays"])
+        for late in overrides["delays"]:
+            settings.whole(late, "model.overrides.delays", 0)
     try:
         return dataclasses.replace(preset, **overrides)
     except TypeError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(MoshiConfig))
-        raise ValueError(f"model.overrides: {error}; fields are {fields}.") from error
+        raise UserError(f"model.overrides: {error}; fields are {fields}.") from error
+    except ValueError as error:
+        raise UserError(f"model.overrides: {error}") from error
 
 
 def _preset(spec: ConfigDict, key: str) -> MoshiConfig:
     if spec[key] not in PRESETS:
-        raise ValueError(
-            f"model.{key}: {spec[key]!r} is unknown, take one of {', '.join(PRESETS)}."
-        )
+        raise UserError(f"model.{key}: {spec[key]!r} is unknown, take one of {', '.join(PRESETS)}.")
     return PRESETS[spec[key]]
 
 

@@ -132,6 +132,35 @@ def test_a_wrong_value_is_refused_by_run_and_plan_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "found", "message"),
+    [
+        ("dim", 0, "model.overrides.dim: 0 is refused"),
+        ("num_layers", -1, "model.overrides.num_layers: -1 .* a whole number from 1 on"),
+        ("context", 0, "model.overrides.context: 0 is refused"),
+        ("num_heads", 2.5, "model.overrides.num_heads: 2.5 is refused"),
+        ("max_period", float("nan"), "model.overrides.max_period: nan is refused"),
+        ("delays", (0, -1) * 8, "model.overrides.delays: -1 .* a whole number from 0 on"),
+        ("width", 8, "model.overrides: .*'width'; fields are dim, num_heads"),
+    ],
+)
+def test_a_size_that_no_model_can_have_is_refused(name, found, message):
+    config = tiny(None)
+    with config.unlocked():
+        config.model.overrides[name] = found
+    with pytest.raises(UserError, match=message):
+        lm.plan(config)
+
+
+@pytest.mark.parametrize("preset", ["hibiki_1b_tiny", "tts_1_6b_tiny"])
+def test_models_of_more_than_shards_hold_are_refused(preset):
+    config = tiny(None)
+    del config.model.overrides.delays
+    config.model.preset = preset
+    with pytest.raises(UserError, match=f"model.preset: '{preset}' reads conditions"):
+        lm.plan(config)
+
+
 @pytest.mark.parametrize("key", ["data.train", "evaluation.sets.test"])
 def test_every_set_is_opened_before_a_run_begins(tmp_path, key):
     config = tiny(None)
