@@ -8,7 +8,7 @@ import glob
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
@@ -47,12 +47,20 @@ class Windows(Protocol):
 
 def write_shard(path: str | pathlib.Path, windows: Iterable[np.ndarray]) -> None:
     """Writes arrays of codes [K, T] to one shard, whole or not at all."""
+
+    def checked(act: Callable[..., object], *given: bytes) -> None:
+        try:
+            act(*given)
+        except RuntimeError as error:  # The writer's only class of errors: a full disk, most often.
+            why = " ".join(str(error).split())
+            raise UserError(f"{path} cannot be written ({why}): check the disk's space.") from error
+
     with replacing(path) as partial:
         # One record a group: windows are read at random.
         writer = ArrayRecordWriter(partial.name, "group_size:1")
         for i, codes in enumerate(windows):
-            writer.write(encode(codes, f"window {i} for {path}"))
-        writer.close()
+            checked(writer.write, encode(codes, f"window {i} for {path}"))
+        checked(writer.close)
 
 
 class Shard(NamedTuple):

@@ -1,5 +1,6 @@
 import io
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -218,3 +219,14 @@ def test_missing_data_is_named():
     for name in ("made:0", "made:²", "made:-1", f"made:{10**30}"):
         with pytest.raises(UserError, match="from 1 to 100000000"):
             load(name, 12, CONFIG)
+
+
+def test_a_disk_that_is_full_is_named_and_nothing_stays(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"a.array_record cannot be written .*File too large"):
+            write_shard(tmp_path / "a.array_record", WINDOWS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
