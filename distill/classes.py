@@ -14,7 +14,7 @@ from distill.vision.folder import LISTED
 from distill.vision.sources import Source
 from moshijax import hosts
 from moshijax.errors import UserError
-from moshijax.train.workdir import write_text
+from moshijax.train.workdir import is_claimed, write_text
 
 
 FILE = "classes.json"
@@ -38,7 +38,7 @@ def of_run(load: str | None) -> Names | None:
 
 def keep(workdir: pathlib.Path, names: Names) -> None:
     """Writes a run's names into its directory, or compares them with those it began with."""
-    theirs = of_run(str(workdir))
+    theirs = of_run(str(workdir)) if is_claimed(workdir) else None
     if theirs is not None and theirs != names:
         raise UserError(
             f"the classes of the data are not those that {workdir} began with "

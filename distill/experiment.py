@@ -18,8 +18,9 @@ from moshijax import sharding
 from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
+from moshijax.train import workdir as workdirs
+from moshijax.train.checkpoints import find_steps
 from moshijax.train.plan import Plan
-from moshijax.train.workdir import check as check_workdir
 
 
 class Parts(NamedTuple):
@@ -236,11 +237,12 @@ def plan(config: ConfigDict) -> Plan:
 
 def run(config: ConfigDict, workdir: str) -> Any:
     """Trains a config in its work directory, from where it stands; returns the state."""
-    path = check_workdir(workdir, config)
+    path = workdirs.check(workdir, config)
     parts = prepare(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.evaluation.batch_size, mesh, name="evaluation.batch_size")
     initial = _initial(config, path)
+    workdirs.make(path)
     classes.keep(path, parts.names)
     task, train_data, sets = build(config, path, parts=parts)
     try:
@@ -253,7 +255,7 @@ def run(config: ConfigDict, workdir: str) -> Any:
 def _initial(config: ConfigDict, workdir: pathlib.Path) -> Callable[[Any], dict[str, Any]]:
     """What a student begins with, read at once unless the run has begun."""
     leaves: dict[str, Any] = {}
-    if config.student.load is not None and not any((workdir / "checkpoints").glob("[0-9]*")):
+    if config.student.load is not None and not find_steps(workdir / "checkpoints"):
         model = teachers.load_model(config.student, config.seed)
         leaves = {f"model/{name}": leaf for name, leaf in named_leaves(model).items()}
     # A student is small enough to be whole in every process.

@@ -144,7 +144,7 @@ class Checkpoints:
                     "the same command goes on from it."
                 )
             return with_leaves(shapes, leaves), step
-        aside = find_steps(self._broken) if self._broken.is_dir() else []
+        aside = find_steps(self._broken)
         if hosts.tell_json(aside):
             raise UserError(
                 f"{self._root}: none of the checkpoints {aside} is whole; they are kept in "
@@ -191,7 +191,8 @@ class Checkpoints:
 
 def find_steps(root: pathlib.Path) -> list[int]:
     """The steps of a folder of checkpoints, in order; other names are left alone."""
-    names = [p.name for p in root.iterdir() if STEP.fullmatch(p.name) and p.is_dir()]
+    there = root.iterdir() if root.is_dir() else ()
+    names = [p.name for p in there if STEP.fullmatch(p.name) and p.is_dir()]
     return sorted(int(name) for name in names if any((root / name).iterdir()))
 
 
@@ -220,7 +221,7 @@ def load_leaves(workdir: str, prefix: str, mesh: Mesh | None = None) -> dict[str
         UserError: the directory has no checkpoint, or the newest is damaged.
     """
     root = local_path("load", workdir).absolute() / "checkpoints"
-    steps = find_steps(root) if root.is_dir() else []
+    steps = find_steps(root)
     if not steps:
         raise UserError(f"{workdir} has no checkpoint: train it first, or name another directory.")
     try:

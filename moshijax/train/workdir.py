@@ -64,10 +64,10 @@ def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
 
 
 def check(folder: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
-    """Makes the directory, or refuses what this config cannot have; for all processes of a run.
+    """Refuses a directory that this config cannot have; for all processes of a run.
 
     Raises:
-        UserError: it is no directory to write in, or belongs to a run with another config, or the
+        UserError: it cannot be made or written in, or belongs to a run with another config, or the
             processes have different configs.
     """
     workdir = local_path("--workdir", folder)
@@ -92,16 +92,20 @@ def _trouble(workdir: pathlib.Path, ours: dict[str, Any]) -> str:
     """Why a run cannot go on in this directory, as the first process sees it."""
     path = workdir / CONFIG
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        check_output(path)
+        there = next(p for p in (workdir, *workdir.absolute().parents) if os.path.lexists(p))
+        if not there.is_dir():
+            raise FileExistsError
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if path.exists():
+            check_output(path)
         theirs = json.loads(path.read_bytes()) if path.exists() else ours
         if not isinstance(theirs, dict):
             raise ValueError("it is no object")
     except UserError as error:
         return f"--workdir: {error}"
     except OSError as error:
-        why = "is a file, or lies under one" if isinstance(error, NOT_A_FOLDER) else error.strerror
-        return f"--workdir: {workdir} cannot be used ({why}): name a folder that can be written."
+        return str(_unusable(workdir, error))
     except ValueError as error:
         return (
             f"{path} is damaged ({error}): delete it if the run in {workdir} is of this config, "
@@ -115,6 +119,34 @@ def _trouble(workdir: pathlib.Path, ours: dict[str, Any]) -> str:
     return ""
 
 
+def _unusable(workdir: pathlib.Path, error: OSError) -> UserError:
+    why = "is a file, or lies under one" if isinstance(error, NOT_A_FOLDER) else error.strerror
+    return UserError(
+        f"--workdir: {workdir} cannot be used ({why}): name a folder that can be written."
+    )
+
+
+def make(workdir: pathlib.Path) -> None:
+    """Makes the directory, for all processes of a run.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    problem = ""
+    if hosts.first():
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = str(_unusable(workdir, error))
+    if problem := hosts.tell(problem):
+        raise UserError(problem)
+
+
+def is_claimed(workdir: pathlib.Path) -> bool:
+    """Whether a run has done something here."""
+    return (workdir / CONFIG).exists()
+
+
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Makes the directory this config's own, once something was computed that is worth it."""
     if hosts.first():
@@ -123,11 +155,12 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 @contextmanager
 def locked(workdir: pathlib.Path) -> Generator[None]:
-    """Keeps other runs out of the directory, until this process ends in whatever way.
+    """Makes the directory and keeps other runs out, until this process ends in whatever way.
 
     Raises:
         UserError: there is another run, or the processes do not see the same directory.
     """
+    make(workdir)
     path = workdir / LOCK
     mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "of": time.time_ns()})
     token, problem = hosts.tell(mine), ""

@@ -62,6 +62,9 @@ def test_a_run_keeps_its_names_and_goes_on_with_no_others(tmp_path):
     assert classes.of_run(str(tmp_path)) is None
     names = ("ant", "caf\udce9")
     classes.keep(tmp_path, names)
+    classes.keep(tmp_path, ("bee",))  # A run that failed at its start has claimed nothing.
+    classes.keep(tmp_path, names)
+    (tmp_path / "config.json").write_text("{}")
     classes.keep(tmp_path, names)
     assert classes.of_run(str(tmp_path)) == names
     with pytest.raises(UserError, match="then alone has 'ant'; now alone has 'bee'"):
