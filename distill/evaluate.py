@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from distill import experiment, teachers
 from distill.task import State
 from distill.vision import convert
-from moshijax import libtpu, sharding
+from moshijax import interrupts, libtpu, sharding
 from moshijax.commands import run_command
 from moshijax.errors import UserError
 from moshijax.files import check_output
@@ -70,6 +70,7 @@ def check_export(path: str, student: str) -> None:
 def main() -> None:
     """Prints the metrics of the student that the flags name."""
     libtpu.hush()
+    interrupts.watch("evaluate")
     for flag in (STUDENT, EXPORT):
         if flag.value is not None:
             local_path(f"--{flag.name}", flag.value)

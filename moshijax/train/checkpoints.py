@@ -71,7 +71,7 @@ class Checkpoints:
         if step in self._steps:
             return
         leaves = named_leaves(state)
-        record = {"leaves": intact.record_of(leaves)}
+        record = intact.to_metadata(intact.record_of(leaves))
         items = ocp.args.Composite(**{intact.ITEM: ocp.args.StandardSave(leaves)})
         try:
             self._saver.save(self._place / str(step), items, custom_metadata=record)

@@ -64,6 +64,15 @@ def _digests(leaves: dict[str, Any]) -> dict[str, Any]:
     return {name: _digest(leaf) for name, leaf in leaves.items()}
 
 
+def _checksum(record: Record) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def to_metadata(record: Record) -> dict[str, Any]:
+    """A record as it is kept in a checkpoint."""
+    return {"leaves": record, "checksum": _checksum(record)}
+
+
 def record_of(leaves: Mapping[str, Any]) -> Record:
     """What is kept of every array beside it."""
     digests = jax.device_get(_digests(dict(leaves)))
@@ -74,12 +83,16 @@ def read_record(folder: pathlib.Path) -> Record | None:
     """The record of a checkpoint; None if it was written without one.
 
     Raises:
-        Damaged: it cannot be read.
+        Damaged: it cannot be read, or is not what was written.
     """
     path = folder / METADATA
     try:
         found = json.loads(path.read_bytes())["custom_metadata"]
-        return found["leaves"] if found and "leaves" in found else None
+        if not found or "leaves" not in found:
+            return None
+        if _checksum(found["leaves"]) != found["checksum"]:
+            raise Damaged(f"{METADATA} is not what was written")
+        return found["leaves"]
     except FileNotFoundError as error:
         raise Damaged(f"{METADATA} is missing") from error
     except (ValueError, KeyError, TypeError) as error:

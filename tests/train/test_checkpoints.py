@@ -36,6 +36,7 @@ def state(seed=0):
     model = {
         "kernel": jnp.asarray(rng.standard_normal((8, 16)), jnp.float32),
         "half": jnp.asarray(rng.standard_normal(70), jnp.bfloat16),
+        "large": jnp.asarray(rng.standard_normal((40, 30)), jnp.float32),
         "zeros": jnp.zeros(5),
         "flags": jnp.asarray([True, False, True]),
     }
@@ -109,8 +110,9 @@ def test_a_byte_flipped_anywhere_is_found_or_harmless(copy):
     rng = np.random.default_rng(0)
     for path in files:
         whole = path.read_bytes()
-        # Some of each file, all of none: a reading takes some 20 ms.
-        for at in rng.choice(len(whole), min(len(whole), 12), replace=False):
+        # Some of each file, since a reading takes some 20 ms; arrays fill the largest.
+        some = 12 if len(whole) < 3000 else 30
+        for at in rng.choice(len(whole), min(len(whole), some), replace=False):
             flipped = bytearray(whole)
             flipped[at] ^= 1 << int(rng.integers(8))
             path.write_bytes(flipped)
