@@ -42,7 +42,7 @@ def keep(workdir: pathlib.Path, names: Names) -> None:
     if theirs is not None and theirs != names:
         raise UserError(
             f"the classes of the data are not those that {workdir} began with "
-            f"({differences('then', theirs, 'now', names)}): restore them, or take another "
+            f"({differences('the run', theirs, 'the data', names)}): restore them, or take another "
             "--workdir."
         )
     if hosts.first():
@@ -83,8 +83,8 @@ def agree(
     if by_labels or (len(theirs) == len(names) and theirs & set(names)):
         raise _refusal(owner, names, train.name, train.class_names)
     logging.warning(
-        "%s is of other classes than %s (%s): its labels are not used.",
-        train.name, owner, differences(owner, names, train.name, train.class_names),
+        "%s is of other classes than %s: %s; its labels are not used.",
+        train.name, owner, differences("the latter", names, "the former", train.class_names),
     )  # fmt: skip
     return names, False
 
@@ -112,22 +112,23 @@ def _standard(
 
 def _refusal(owner: str, names: Names, other: str, theirs: Names) -> UserError:
     return UserError(
-        f"{other} has other classes than {owner} ({differences(owner, names, other, theirs)}): "
-        "classes are compared by name, so give both the same ones."
+        f"{other} has other classes than {owner}: "
+        f"{differences('the latter', names, 'the former', theirs)}; give both the same ones, for "
+        "they are compared by name."
     )
 
 
 def differences(owner: str, names: Names, other: str, theirs: Names) -> str:
     """What each of two lists of names has alone."""
     alone = [
-        f"{whose} alone has {_listed(mine)}"
+        f"only {whose} has {_listed(mine)}"
         for whose, mine in (
             (owner, sorted(set(names) - set(theirs))),
             (other, sorted(set(theirs) - set(names))),
         )
         if mine
     ]
-    return "; ".join(alone) or "the same names in another order"
+    return ", ".join(alone) or "the same names in another order"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -248,8 +248,9 @@ def run(config: ConfigDict, workdir: str) -> Any:
     try:
         return loop.train(config, task, train_data, sets, workdir, initial)
     finally:
-        for data in (train_data, *sets.values()):
-            data.reader.tell_corrupt()
+        readers = [data.reader for data in (*sets.values(), train_data)]
+        for reader in {reader.source.name: reader for reader in readers}.values():
+            reader.tell_corrupt()
 
 
 def _initial(config: ConfigDict, workdir: pathlib.Path) -> Callable[[Any], dict[str, Any]]:

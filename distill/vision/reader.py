@@ -1,5 +1,6 @@
 """Reads and decodes rows of a data set; what to do with corrupt ones."""
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,13 @@ from moshijax.errors import UserError
 
 
 ON_CORRUPT = ("skip", "stop")
+LOCK = threading.Lock()  # of what was told
+
+
+@functools.cache
+def _told(name: str) -> set[int]:
+    """Corrupt rows that were told of a set of images, whoever reads it in this process."""
+    return set()
 
 
 class Item(NamedTuple):
@@ -41,7 +49,6 @@ class Reader:
         self.corrupt: set[int] = set()
         self._intact = np.zeros(len(source), bool)
         self._skip = on_corrupt == "skip"
-        self._lock = threading.Lock()
         # Decoding and resizing leave Python's lock, so that threads help.
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
@@ -109,18 +116,20 @@ class Reader:
     def _note(self, index: int, error: Exception) -> None:
         if not self._skip:
             raise images.CorruptImageError(
-                f"Row {index} of {self.source.name} is corrupt ({error}); "
+                f"{self.source.where(index)} is corrupt ({error}); "
                 "repair it or set on_corrupt to skip."
             ) from error
-        with self._lock:
-            known, first = index in self.corrupt, not self.corrupt
+        with LOCK:
             self.corrupt.add(index)
+            told = _told(self.source.name)
+            known, first = index in told, not told
+            told.add(index)
         if known:
             return
         # A line for each of many would bury what else there is to read.
         tell = logging.warning if first else logging.info
         more = "; more of them are counted at the end" if first else ""
-        tell("Row %d of %s is corrupt (%s): skipped%s.", index, self.source.name, error, more)
+        tell("%s is corrupt (%s): skipped%s.", self.source.where(index), error, more)
 
     def tell_corrupt(self) -> None:
         """Says how many rows were skipped, if more than the one that was told."""

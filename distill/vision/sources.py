@@ -50,8 +50,12 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Row: ...
 
+    def where(self, index: int) -> str:
+        """What to call a row when something is wrong with it."""
+        return f"Row {index} of {self.name}"
 
-class ArraySource:
+
+class ArraySource(Source):
     """Images that lie in memory as pixels."""
 
     def __init__(
@@ -79,7 +83,7 @@ class ArraySource:
         return Row(self.images[index], int(self.labels[index]))
 
 
-class FolderSource:
+class FolderSource(Source):
     """Files under folders, one for each class."""
 
     def __init__(
@@ -107,8 +111,13 @@ class FolderSource:
         path, label = self.files[index]
         return Row(path.read_bytes(), self._numbers[label])
 
+    def where(self, index: int) -> str:
+        """Also names the file."""
+        path = self.files[index].path.relative_to(self.root)
+        return f"{super().where(index)} ({path})"
 
-class TfdsSource:
+
+class TfdsSource(Source):
     """A prepared TFDS data set, read without TensorFlow."""
 
     def __init__(
@@ -128,7 +137,7 @@ class TfdsSource:
         return Row(row["image"], int(row["label"]))
 
 
-class Renumbered:
+class Renumbered(Source):
     """A source whose labels count another's classes, which are all of its own and maybe more."""
 
     def __init__(self, source: Source, class_names: Sequence[str]):
@@ -146,12 +155,16 @@ class Renumbered:
         check_label(self.source, index, row.label)
         return row._replace(label=self._numbers[row.label])
 
+    def where(self, index: int) -> str:
+        """The row of the source itself."""
+        return self.source.where(index)
+
 
 def check_label(source: Source, index: int, label: int) -> None:
     """Refuses a label that counts none of the classes, as of test images without labels."""
     if not 0 <= label < len(source.class_names):
         raise UserError(
-            f"Row {index} of {source.name} has the label {label}, none of its "
+            f"{source.where(index)} has the label {label}, none of its "
             f"{len(source.class_names)} classes: take a split with labels."
         )
 

@@ -14,7 +14,7 @@ MODELS = {"small": ("student", 16), "large": ("teacher", 24), "twin": ("teacher"
 OPTIONS = {"design": "same/ic", "batch_size": 12, "seed": 5, "mixup": 1.0, "on_corrupt": "stop"}
 
 
-class Files:
+class Files(sources.Source):
     """Encoded images in memory; row k has label k."""
 
     name, channels, fingerprint = "files, split train", 3, "files"

@@ -84,3 +84,12 @@ def test_a_set_that_is_well_ends_without_a_word(tmp_path, caplog):
     reader.read(0)
     reader.tell_corrupt()
     assert not caplog.records
+
+
+def test_a_file_is_told_once_by_its_name_whoever_reads_it(tmp_path, caplog):
+    found = source(tmp_path, b"", GOOD)
+    for _ in range(3):
+        assert Reader(found, "skip").read(0).index == 1
+    assert [record.getMessage().split(" is ")[0] for record in caplog.records] == [
+        f"Row 0 of folder:{tmp_path}, split all (ant/00.png)"
+    ]
