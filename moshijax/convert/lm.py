@@ -19,6 +19,7 @@ from moshijax.convert.names import Entry
 from moshijax.convert.safetensors import write_safetensors
 from moshijax.convert.tables import announce, detect, faults, few, pieces, read
 from moshijax.convert.weights import Weights, open_weights
+from moshijax.errors import UserError
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.moshi import Moshi, cast, keeps_type
 from moshijax.lm.presets import PRESETS
@@ -143,6 +144,11 @@ def fit(file: Weights, config: MoshiConfig, lora_scaling: float = 2.0) -> tuple[
     """
     fits = {layout: _arranged(file, config, layout, lora_scaling) for layout in layouts(config)}
     layout = detect(file, {layout: table for layout, (_, table) in fits.items()})
+    if layout is None and any(name.endswith(".lora_A.weight") for name in file):
+        raise UserError(
+            f"{file.path} holds adapters alone: load the model that they were made for, then them "
+            "with load_lora, and save it fused."
+        )
     if layout is None:
         found = f"it has few of this model's tensors; its own are {few(sorted(file))}"
     else:

@@ -165,6 +165,12 @@ def test_whole_tensors_of_quantised_maps_are_refused(tmp_path):
     assert adapters(load_lora(path, quantize(base))).keys() == adapters(adapted("stt_1b")).keys()
 
 
+def test_adapters_are_not_taken_for_a_model(tmp_path):
+    path = save_lora(adapted("stt_1b"), tmp_path / "lora.safetensors")
+    with pytest.raises(UserError, match=r"lora.safetensors holds adapters alone: load the model"):
+        load_lm(path, random_model("stt_1b").config)
+
+
 def test_adapters_of_several_scalings_are_not_saved(tmp_path):
     model = jax.tree.map(lambda x: x, adapted("stt_1b"))
     model.temporal.text_head.kernel.scaling = 3.0
