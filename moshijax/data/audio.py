@@ -124,7 +124,9 @@ class Recording:
     def _compare(self, name: str, header: Header, seconds: float, lost: int) -> None:
         """Warns where the sound is not what the header promised."""
         if lost:
-            self._warn(f"{name}: {lost} packets are damaged or no sound, and are left out")
+            self._warn(
+                f"{name}: packets that are damaged or no sound are left out ({lost} of them)"
+            )
         if header.seconds is None:
             return
         slack = 1e-9 * seconds if header.exact else SLACK_SECONDS + SLACK_SHARE * header.seconds
