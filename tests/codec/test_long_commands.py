@@ -74,19 +74,21 @@ def test_no_progress_is_shown_in_a_file(capsys):
     assert capsys.readouterr().err == ""
 
 
-def interrupted(capsys, monkeypatch, *args):
+def interrupted(capfd, monkeypatch, *args):
     """Runs the module, which must end with its one line."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # The command replaces them.
     monkeypatch.setattr(sys, "argv", ["codec", *args])
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("moshijax.codec", run_name="__main__")
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "moshijax.codec: interrupted; nothing was written\n"
+    assert capfd.readouterr().err == "moshijax.codec: interrupted; nothing was written\n"
 
 
 @pytest.mark.parametrize(
     "args", [("encode", "in.wav", "out.npz"), ("roundtrip", "in.wav", "out.wav")]
 )
-def test_interrupt_ends_with_one_line_and_no_half_written_file(args, capsys, monkeypatch, folder):
+def test_interrupt_ends_with_one_line_and_no_half_written_file(args, capfd, monkeypatch, folder):
     write_noise("in.wav", 2)
     before = pathlib.Path("in.wav").read_bytes()
     read, files = Recording.read_blocks, []
@@ -99,16 +101,16 @@ def test_interrupt_ends_with_one_line_and_no_half_written_file(args, capsys, mon
             yield block
 
     monkeypatch.setattr(Recording, "read_blocks", interrupting)
-    interrupted(capsys, monkeypatch, *args, *TRY)
+    interrupted(capfd, monkeypatch, *args, *TRY)
     assert len(files) == (2 if args[0] == "roundtrip" else 1)
     assert [path.name for path in folder.iterdir()] == ["in.wav"]
     assert pathlib.Path("in.wav").read_bytes() == before
 
 
-def test_interrupt_while_starting_ends_with_one_line(capsys, monkeypatch):
+def test_interrupt_while_starting_ends_with_one_line(capfd, monkeypatch):
     class Slow(types.ModuleType):
         def __getattr__(self, name):
             raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "moshijax.codec.commands", Slow("commands"))
-    interrupted(capsys, monkeypatch, "--help")
+    interrupted(capfd, monkeypatch, "--help")
