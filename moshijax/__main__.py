@@ -12,7 +12,6 @@ import sys
 
 from moshijax import stdio
 from moshijax.terminal import hand_over, make_parser
-from moshijax.version import version
 
 
 COMMANDS = {
@@ -30,7 +29,6 @@ def run() -> None:
         return
     stdio.settle()
     parser = make_parser("moshijax", __doc__)
-    parser.add_argument("--version", action="version", version=version())
     parser.add_argument("command", choices=COMMANDS, help="what to do")
     parser.parse_args()
 

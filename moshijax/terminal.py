@@ -12,30 +12,47 @@ from typing import Any, NoReturn
 
 from moshijax import stdio
 from moshijax.errors import UserError
+from moshijax.version import version
+
+
+RARE = "options that are rarely needed"  # A group that --helpfull shows and --help does not.
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence, and whose help begins with its examples."""
 
-    def format_help(self) -> str:
-        """Returns the help; where there are examples, they are the usage."""
-        given = self.usage
-        if "\n    python -m " in (self.description or ""):
-            self.usage = argparse.SUPPRESS
-        try:
-            return super().format_help()
-        finally:
-            self.usage = given
-
     def error(self, message: str) -> NoReturn:
         """Ends with the complaint."""
         self.exit(1, f"{self.prog}: {message}; see --help\n")
 
+    def format_help(self, full: bool = False) -> str:
+        """Returns the help; where there are examples, they are the usage."""
+        text = super().format_help()
+        if f"    {self.prog} " in (self.description or ""):
+            text = text[text.index(self.description or "") :]
+        before, rare, _ = text.partition(f"\n{RARE}:")
+        return text if full or not rare else f"{before}\n--helpfull shows the {RARE} too.\n"
+
+
+class _HelpFull(argparse.Action):
+    def __call__(self, parser: Any, *_: Any, **__: Any) -> None:
+        print(parser.format_help(full=True), end="")  # noqa: T201
+        parser.exit()
+
 
 def make_parser(prog: str, description: str | None) -> Parser:
     """Returns a parser that shows its description as it is written."""
-    form = argparse.RawDescriptionHelpFormatter
-    return Parser(prog=prog, description=description, formatter_class=form, allow_abbrev=False)
+
+    def form(prog: str) -> argparse.HelpFormatter:
+        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=27)
+
+    top = Parser(
+        prog=prog, description=description, formatter_class=form, allow_abbrev=False, add_help=False
+    )
+    top.add_argument("-h", "--help", "--helpshort", action="help", help="show this and end")
+    top.add_argument("--helpfull", action=_HelpFull, nargs=0, help=argparse.SUPPRESS)
+    top.add_argument("--version", action="version", version=version(), help=argparse.SUPPRESS)
+    return top
 
 
 def is_sentence(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Speaks with a recorded user, or goes on with a text.
+r"""Speaks with a recorded user, or goes on with a text.
 
     python -m moshijax.lm.run --lm model.safetensors --mimi mimi.safetensors \
         --tokenizer tokenizer.model user.wav dialogue.wav
@@ -26,12 +26,13 @@ from moshijax.codec.config import PRESETS as MIMI_PRESETS
 from moshijax.data.audio import Recording, cut
 from moshijax.data.audio_writer import check_output, writing
 from moshijax.files import check_distinct
+from moshijax.lm import options
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.loading import find_config, load_tokenizer, open_session
 from moshijax.lm.presets import PRESETS
 from moshijax.lm.text import TextStream
 from moshijax.stdio import unread
-from moshijax.terminal import complaining, make_parser
+from moshijax.terminal import RARE, complaining, make_parser
 
 
 END = 2  # the piece of SentencePiece's that ends a text
@@ -50,6 +51,7 @@ def converse(args: argparse.Namespace) -> str:
         raise ValueError(
             f"--lm {args.lm} hears nobody: take a model that hears, or --text-only for a text model"
         )
+    options.check_model(args, changed(args), config)
     speaks = config.num_generated > 0
     if speaks and args.output is None:
         raise ValueError("OUT is missing: name the file for both sides of the dialogue")
@@ -195,52 +197,73 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     top = make_parser("python -m moshijax.lm.run", __doc__)
     add = top.add_argument
+    rare = top.add_argument_group(RARE).add_argument
     add("input", nargs="?", metavar="IN", help="recording of the user, or - for the standard input")
     add("output", nargs="?", metavar="OUT", help="wav, flac or ogg file of both sides")
     add("--lm", required=True, metavar="FILE", help="weights: a path, hf://..., or `random`")
-    add("--preset", choices=PRESETS, help="structure (default: config.json beside, else Moshi's)")
+    add(
+        "--preset",
+        choices=PRESETS,
+        metavar="NAME",
+        help="structure (else config.json's, else Moshi's)",
+    )
     add("--mimi", default=codec.PUBLISHED, metavar="FILE", help="weights of the codec, or `random`")
-    add("--mimi-preset", choices=MIMI_PRESETS, default="mimi", help="size of the codec")
+    rare("--mimi-preset", choices=MIMI_PRESETS, default="mimi", help="size of the codec")
     add("--tokenizer", metavar="FILE", help="SentencePiece model of the text")
     add("--text-only", action="store_true", help="go on with --prompt by a text model")
-    add("--prompt", default="", help="text (without a tokenizer: numbers of pieces)")
-    add("--num-pieces", type=int, default=100, help="most pieces to write (default: 100)")
-    add("--text-temperature", type=float, default=0.7, help="0: the likeliest (default: 0.7)")
-    add("--text-top-k", type=int, default=25, help="0: all (default: 25)")
-    add("--audio-temperature", type=float, default=0.8, help="0: the likeliest (default: 0.8)")
-    add("--audio-top-k", type=int, default=250, help="0: all (default: 250)")
-    add("--top-p", type=float, default=1.0, help="share of the likeliest to draw from")
-    add("--padding-bonus", type=float, default=0.0, help="above 0 the model says less")
-    add("--repetition-penalty", type=float, default=1.0, help="1: none")
+    add(
+        "--prompt", metavar="TEXT", default="", help="text (without a tokenizer: numbers of pieces)"
+    )
+    add(
+        "--num-pieces",
+        metavar="N",
+        type=int,
+        default=100,
+        help="most pieces to write (default: 100)",
+    )
+    rare(
+        "--text-temperature",
+        metavar="T",
+        type=float,
+        default=0.7,
+        help="0: the likeliest (default: 0.7)",
+    )
+    rare("--text-top-k", metavar="K", type=int, default=25, help="0: all (default: 25)")
+    rare(
+        "--audio-temperature",
+        metavar="T",
+        type=float,
+        default=0.8,
+        help="0: the likeliest (default: 0.8)",
+    )
+    rare("--audio-top-k", metavar="K", type=int, default=250, help="0: all (default: 250)")
+    rare(
+        "--top-p", metavar="P", type=float, default=1.0, help="share of the likeliest to draw from"
+    )
+    rare(
+        "--padding-bonus", metavar="X", type=float, default=0.0, help="above 0 the model says less"
+    )
+    rare("--repetition-penalty", metavar="X", type=float, default=1.0, help="1: none")
     add("--guidance", type=float, metavar="SCALE", help="classifier-free guidance, such as 3")
-    add("--condition", action="append", default=[], metavar="NAME=VALUE", help="of the model")
-    add("--shun", action="append", default=[], metavar="NAME=VALUE", help="guided away from")
+    rare("--condition", action="append", default=[], metavar="NAME=VALUE", help="of the model")
+    rare("--shun", action="append", default=[], metavar="NAME=VALUE", help="guided away from")
     add("--bits", type=int, choices=(4, 8), help="weights in so many bits")
-    add("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU")
-    add("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    rare("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU")
+    add("--seed", metavar="N", type=int, default=0, help="of all that is drawn (default: 0)")
     return top
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raises ValueError for options that cannot be."""
-    if not args.text_only and args.input is None:
-        raise ValueError("IN is missing: name the recording of the user, or take --text-only")
-    for pair in (*args.condition, *args.shun):
-        if "=" not in pair:
-            raise ValueError(f"condition {pair!r} is not NAME=VALUE")
-    for name in ("text_temperature", "audio_temperature", "text_top_k", "audio_top_k"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is below 0")
-    if not 0 < args.top_p <= 1:
-        raise ValueError(f"--top-p {args.top_p} is not above 0 and at most 1")
-    if args.repetition_penalty <= 0:
-        raise ValueError(f"--repetition-penalty {args.repetition_penalty} is not above 0")
+def changed(args: argparse.Namespace) -> list[str]:
+    """The options that are not at their defaults."""
+    top = parser()
+    return [name for name, value in vars(args).items() if value != top.get_default(name)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; what is wrong with its input is one sentence."""
-    args = parser().parse_args(argv)
+    # IN and OUT may have options between them.
+    args = parser().parse_intermixed_args(argv)
     libtpu.hush()
     with complaining("moshijax.lm.run"):
-        check(args)
+        options.check(args, changed(args))
         print(write_text(args) if args.text_only else converse(args))

@@ -157,12 +157,13 @@ def test_a_file_is_read_with_the_config_beside_it(folder, capsys):
         (["user.wav", "out.wav", "--tokenizer", "no.model"], "no.model: there is no such file"),
         (["user.wav", "out.wav", "--tokenizer", "user.wav"], "is no SentencePiece model"),
         (["user.wav", "out.wav", "--preset", "tts_1_6b_tiny"], "hears nobody"),
-        (["user.wav", "out.wav", "--condition", "mood=good"], "condition mood is unknown"),
+        (
+            ["user.wav", "out.wav", "--condition", "mood=good"],
+            "--condition: mood is unknown; the model has none",
+        ),
         (["user.wav", "out.wav", "--condition", "mood"], "'mood' is not NAME=VALUE"),
         (["user.wav", "out.wav", "--top-p", "0"], "--top-p 0.0 is not above 0"),
         (["user.wav", "out.wav", "--text-top-k", "-1"], "--text-top-k -1 is below 0"),
-        (["--text-only", "--prompt", "a b"], "give numbers of pieces below 48"),
-        (["--text-only", "--preset", "moshi_7b_tiny"], "has 16 audio streams"),
         ([], "IN is missing"),
     ],
 )
@@ -171,6 +172,78 @@ def test_what_is_wrong_is_one_sentence(folder, words, message):
         main([*RANDOM, *words])
     assert message in str(stopped.value)
     assert "\n" not in str(stopped.value)
+
+
+SAY = ["user.wav", "out.wav"]
+HEAR = ["user.wav", "--preset", "stt_1b_tiny"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*SAY, "--text-temperature", "nan"], "--text-temperature nan is no finite number"),
+        ([*SAY, "--audio-temperature", "inf"], "--audio-temperature inf is no finite number"),
+        ([*SAY, "--audio-top-k", "-1"], "--audio-top-k -1 is below 0"),
+        ([*SAY, "--top-p", "nan"], "--top-p nan is not above 0"),
+        ([*SAY, "--top-p", "1.5"], "--top-p 1.5 is not above 0 and at most 1"),
+        ([*SAY, "--padding-bonus", "nan"], "--padding-bonus nan is no finite number"),
+        ([*SAY, "--repetition-penalty", "0"], "--repetition-penalty 0.0 is not finite and above"),
+        ([*SAY, "--repetition-penalty", "inf"], "--repetition-penalty inf is not finite"),
+        ([*SAY, "--guidance", "nan"], "--guidance nan is no finite number"),
+        ([*SAY, "--seed", str(2**64)], f"--seed {2**64} is not from 0 to 4294967295"),
+        ([*SAY, "--seed", "-1"], "--seed -1 is not from 0"),
+        ([*SAY, "--prompt", "5"], "--prompt means nothing without --text-only"),
+        ([*SAY, "--num-pieces", "5"], "--num-pieces means nothing without --text-only"),
+        ([*SAY, "--shun", "a=b"], "--shun means nothing without --guidance"),
+        ([*SAY, "--guidance", "2", "--shun", "a=b"], "--shun: a is unknown; the model has none"),
+        ([*SAY, "--condition", "description=x"], "description is unknown; the model has none"),
+        (
+            [*SAY, "--preset", "hibiki_1b_tiny", "--condition", "mood=x"],
+            "mood is unknown; the model has description",
+        ),
+        ([*SAY, "--condition", "description=caf\udce9"], "--condition: byte 0xE9 at place 16"),
+        ([*HEAR, "out.wav"], "'out.wav' is surplus: --lm random writes no sound"),
+        ([*HEAR, "--guidance", "2"], "--guidance means nothing for --lm random"),
+        ([*HEAR, "--audio-top-k", "2"], "--audio-top-k means nothing for --lm random"),
+    ],
+)
+def test_options_that_cannot_be_or_mean_nothing_are_refused(folder, words, message):
+    before = sorted(folder.iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        main([*RANDOM, *words])
+    assert message in str(stopped.value)
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", "a b"], "give numbers of pieces below 48"),
+        (["--preset", "moshi_7b_tiny"], "has 16 audio streams"),
+        (["user.wav"], "'user.wav' is surplus: with --text-only nobody is heard"),
+        (["--num-pieces", "-1"], "--num-pieces -1 is below 0"),
+        (["--guidance", "2"], "--guidance means nothing with --text-only"),
+        (["--mimi", "random"], "--mimi means nothing with --text-only"),
+        (["--condition", "a=b"], "--condition means nothing with --text-only"),
+        (
+            ["--prompt", "caf\udce9"],
+            "--prompt: byte 0xE9 at place 4 is not UTF-8; convert the text",
+        ),
+    ],
+)
+def test_a_text_alone_has_its_own_options(folder, words, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--lm", "random", "--text-only", *words])
+    assert message in str(stopped.value)
+
+
+def test_no_output_overwrites_what_is_read(folder):
+    before = pathlib.Path("user.wav").read_bytes()
+    os.link("user.wav", "same.wav")
+    for name in ("user.wav", "./user.wav", "same.wav"):
+        with pytest.raises(SystemExit):
+            main([*RANDOM, "user.wav", name])
+    assert pathlib.Path("user.wav").read_bytes() == before
 
 
 def test_files_that_do_not_belong_together_are_named(folder, tokenizer):
