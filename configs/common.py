@@ -28,6 +28,8 @@ def loop_settings(num_steps: int, batch_size: int) -> dict[str, object]:
 
     Evaluation sets named in `final_sets` are left for the last step. `vmem_kib` is what of a TPU's
     vector memory one operation may fill (0: the chip's usual): more is faster and compiles longer.
+    `average` is what an average of the parameters keeps of itself each step, such as 0.9999; it is
+    what is evaluated and exported.
     """
     return dict(
         seed=0,
@@ -44,6 +46,8 @@ def loop_settings(num_steps: int, batch_size: int) -> dict[str, object]:
         vmem_kib=0,
         max_rollbacks=3,
         profile=text(None),
+        change=(),
+        average=config_dict.placeholder(float),
     )
 
 
@@ -194,6 +198,6 @@ def tiny_language_model(config: ConfigDict, preset: str) -> ConfigDict:
     config.data.update(train="made:256", length=32)
     config.evaluation.update(sets=dict(test="made:16"), batch_size=8)
     config.loss.chunk_frames = 16
-    config.optimizer.warmup_steps = 5
-    config.optimizer.learning_rate, config.optimizer.weight_decay = 1e-2, 1e-3
+    config.optimizers.model.warmup_steps = 5
+    config.optimizers.model.learning_rate, config.optimizers.model.weight_decay = 1e-2, 1e-3
     return config

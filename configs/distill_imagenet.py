@@ -55,7 +55,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         name: common.model("r152x2", int(name[1:]), 1000, f"weights/R152x2_T_{name[1:]}.npz")
         for name in TEACHERS[chosen.teacher]
     }
-    config.optimizer = common.adam(0.03, 3e-4, common.warmup(5000, num_steps))
+    config.optimizers = dict(model=common.adam(0.03, 3e-4, common.warmup(5000, num_steps)))
     distance, config.view, config.mixup = ARMS[chosen.arm]
     config.loss = common.loss(distance, temperature=1.0)
     common.live_teachers(config)
@@ -74,5 +74,5 @@ def _tiny(config: ConfigDict) -> ConfigDict:
         name: common.model("tiny", spec.resolution // 7, 10, load=None)
         for name, spec in config.teachers.items()
     }
-    config.optimizer.warmup_steps = 5
+    config.optimizers.model.warmup_steps = 5
     return config

@@ -96,7 +96,7 @@ def _published(chosen: ConfigDict) -> ConfigDict:
     weights = f"weights/R152x2_T_{chosen.data}128.npz"
     config.teachers = dict(bit=common.model("r152x2", 128, num_classes, load=weights))
     warmup_steps = common.warmup(1500, num_steps)
-    config.optimizer = common.adam(learning_rate, weight_decay, warmup_steps)
+    config.optimizers = dict(model=common.adam(learning_rate, weight_decay, warmup_steps))
     _arm(config, chosen, temperature)
     common.live_teachers(config)
     return config
@@ -119,7 +119,7 @@ def _quickstart(chosen: ConfigDict) -> ConfigDict:
     config.teachers = {} if teaching else dict(teacher=teacher)
     student = "small_teacher" if teaching else "small_student"
     config.student = common.model(student, 28, 10, load=None)
-    config.optimizer = common.adam(3e-3, 1e-4, warmup_steps=100)
+    config.optimizers = dict(model=common.adam(3e-3, 1e-4, warmup_steps=100))
     _arm(config, chosen, temperature=2.0)
     common.live_teachers(config)
     return config
@@ -132,7 +132,7 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.data.train = "train[:256]"
     config.evaluation.batch_size = 64
     config.evaluation.sets = dict(validation="train[300:364]", test="test[:100]")
-    config.optimizer.warmup_steps = 5
+    config.optimizers.model.warmup_steps = 5
     models = [config.student, *config.teachers.values()]
     for model in models:
         model.preset, model.load = "tiny", common.text(None)

@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError(f"switch stage: {chosen.stage} is unknown, take one of {STAGES}.")
     rows = round(16 * 3600 / 300)  # 16 hours in windows of 5 minutes (section 4.3)
     config = ConfigDict(common.loop_settings(num_steps=1_000_000, batch_size=rows))
-    config.experiment = "moshijax.train.lm"
+    config.experiment = "moshijax.experiments.lm"
     config.mesh = dict(data=1, fsdp=-1, tensor=1)
     config.eval_every = config.checkpoint_every = 2000
     config.compute_dtype = "bfloat16"
@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.loss = common.lm_loss()
     # The warm-up's length is not published; this is Hibiki's for text.
     rates = ((r"temporal/.*", 3e-5 / 2e-4), (r"depth/.*", 1.0))
-    config.optimizer = common.adamw(2e-4, warmup_steps=2000, rates=rates)
+    config.optimizers = dict(model=common.adamw(2e-4, warmup_steps=2000, rates=rates))
     config.data = dict(train="codes/train-*.array_record", length=WINDOW)
     config.evaluation = dict(sets=dict(test="codes/test-*.array_record"), batch_size=rows)
     return common.tiny_language_model(config, "moshi_7b_tiny") if chosen.tiny else config

@@ -17,7 +17,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     chosen = common.switches(arg, tiny=False, batch=1, preset="moshi_7b")
     hour = round(3600 * 12.5)
     config = ConfigDict(common.loop_settings(num_steps=hour, batch_size=chosen.batch))
-    config.experiment = "moshijax.train.live"
+    config.experiment = "moshijax.experiments.live"
     config.mesh = dict(data=1, fsdp=1, tensor=-1)
     config.compute_dtype = "bfloat16"
     preset = "moshi_7b_tiny" if chosen.tiny else chosen.preset

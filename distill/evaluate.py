@@ -10,9 +10,8 @@ layout of the released files, or another `--layout`.
 
 import json
 import os
-import pathlib
-import tempfile
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -24,7 +23,8 @@ from moshijax.commands import run_command
 from moshijax.errors import UserError
 from moshijax.files import check_output
 from moshijax.paths import local_path
-from moshijax.train import program
+from moshijax.train import evaluators
+from moshijax.train.evaluators import sums_over
 
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.", lock_config=True)
@@ -45,14 +45,12 @@ def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> di
     if not with_teachers:
         config.teachers = {}
         config.loss.distance = "labels"
-    with tempfile.TemporaryDirectory() as scratch:
-        task, _, sets = experiment.build(config, pathlib.Path(scratch), train=False)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.evaluation.batch_size, mesh, name="evaluation.batch_size")
+    parts = experiment.prepare(config, mesh, train=False)
     model = teachers.load_model(config.student, config.seed)
-    placed = program.place(task, mesh, config.seed)
-    state = State(sharding.place(model, mesh), None)
-    return program.evaluate(task, placed, state, sets)
+    state = State(sharding.place(model, mesh), None, None)
+    sets = sums_over(parts.task, parts.sets, mesh)
+    return evaluators.evaluate(sets, state, parts.task.frozen, jax.random.key(config.seed), mesh)
 
 
 def check_export(path: str, student: str) -> None:

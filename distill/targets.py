@@ -5,6 +5,7 @@ plan is what teacher and student saw in one step, mixup included, with the teach
 beside it; students replay the plans and see the very same pixels.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -16,10 +17,13 @@ import numpy as np
 import tqdm
 from absl import logging
 from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from distill import npz, views
 from distill.task import mixed_images
 from distill.vision.data import EvalBatches, TrainBatches
+from moshijax import hosts, sharding
 from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
 from moshijax.train.workdir import write_text
@@ -32,7 +36,9 @@ VERSION = 2  # of what the files hold and how it is computed
 
 Facts = Mapping[str, Any]
 Logits = dict[str, np.ndarray]  # By teacher: [B, V]
-Ask = Callable[[Any, Any], Logits]  # Images by view key (bytes) and mixup share -> logits
+# A process's rows of a batch with `images` by view key (bytes) and the mixup share `mix`, and the
+# batch's size -> the whole batch, with `logits` instead of the images.
+Ask = Callable[[Any, int], dict[str, Any]]
 
 
 def digest(model: Any) -> str:
@@ -86,12 +92,17 @@ def _told(array: np.ndarray | None) -> Any:
 
 
 def fixed_table(
-    path: pathlib.Path, facts: Facts, data: EvalBatches, ask: Ask, draws: int
+    path: pathlib.Path,
+    facts: Facts,
+    data: EvalBatches,
+    ask: Ask,
+    draws: int,
+    rows: np.ndarray | None = None,
 ) -> Logits:
     """Log of the mean probability that each teacher gives each image over `draws` views.
 
-    `data` are evaluation batches with the teachers' views; the table is kept in `path` with the
-    `facts` that it depends on.
+    `data` are evaluation batches with the teachers' views, of which this process reads `rows`; the
+    table is kept in `path` with the `facts` that it depends on.
 
     Raises:
         UserError: the table that is there is damaged, or was made of something else.
@@ -102,15 +113,18 @@ def fixed_table(
     jobs = tqdm.tqdm(range(draws * data.num_batches), desc="fixed targets", disable=None)
     for job in jobs:
         draw, number = divmod(job, data.num_batches)
-        batch = data.batch(number, None, draw=draw)
-        known = batch["mask"] > 0
-        for name, logits in ask(batch["images"], np.float32(1)).items():
+        batch = data.batch(number, rows, draw=draw) | {"mix": np.float32(1)}
+        told = ask(batch, data.batch_size)
+        known = told["mask"] > 0
+        for name, logits in told["logits"].items():
             shape = (len(data.source), logits.shape[1])
             table = total.setdefault(name, np.zeros(shape, np.float64))
-            table[batch["index"][known]] += _softmax(logits[known])
+            table[told["index"][known]] += _softmax(logits[known])
     with np.errstate(divide="ignore"):
         table = {name: np.log(mass / draws).astype(np.float32) for name, mass in total.items()}
-    _save(path, facts, table)
+    if hosts.first():
+        _save(path, facts, table)
+    hosts.tell("")  # It is written by now.
     return table
 
 
@@ -177,16 +191,18 @@ class CachedTargets:
         facts = npz.read_arrays(path, [FACTS] if FACTS in npz.read_headers(path) else [])
         _check_facts(path, _told(facts.get(FACTS)), self.facts)
 
-    def fill(self, teacher_batches: TrainBatches, ask: Ask) -> None:
-        """Computes the plans that are not there yet; goes on where it was stopped."""
+    def fill(self, teacher_batches: TrainBatches, ask: Ask, rows: np.ndarray | None = None) -> None:
+        """Computes the plans that are not there yet, of which this process renders `rows`."""
+        rows = np.arange(self.batch_size) if rows is None else rows
         for number in tqdm.tqdm(self._missing, desc="cached targets", disable=None):
             plan = teacher_batches.plan(number + 1)
-            batch = teacher_batches.render(plan)
+            told = ask(teacher_batches.render(plan_rows(plan, rows)), self.batch_size)
             # A corrupt image was replaced: the student is to see the same one.
-            plan = plan._replace(index=np.asarray(batch["index"], np.int64))
-            logits = ask(batch["images"], batch["mix"])
-            named = {f"logits/{name}": value for name, value in logits.items()}
-            _save(self._file(number), self.facts, views.to_arrays(plan) | named)
+            plan = plan._replace(index=np.asarray(told["index"], np.int64))
+            named = {f"logits/{name}": value for name, value in told["logits"].items()}
+            if hosts.first():
+                _save(self._file(number), self.facts, views.to_arrays(plan) | named)
+        hosts.tell("")  # All of them are written by now.
 
     def batch(self, step: int, order: int, rows: np.ndarray | None) -> dict[str, Any]:
         """The step's plan, rendered for the student, with `teacher_logits`."""
@@ -206,12 +222,20 @@ def _json(path: pathlib.Path) -> Any:
         raise UserError(f"{path} is damaged ({error}): delete {path.parent}.") from error
 
 
-def make_ask(teachers: Mapping[str, Any], keys: Mapping[str, str]) -> Ask:
-    """A jitted question to the teachers, each of whom looks at its own view key."""
+def make_ask(teachers: Mapping[str, Any], keys: Mapping[str, str], mesh: Mesh) -> Ask:
+    """A jitted question to the teachers, each of whom looks at its own view key.
 
-    @jax.jit
-    def answer(teachers: Any, images: Any, share: Any) -> Any:
-        mixed = mixed_images(images, share)
-        return {name: teacher(mixed[keys[name]])[0] for name, teacher in teachers.items()}
+    A batch is spread over the mesh: each process brings its rows of it and gets the whole answer.
+    """
+    whole = NamedSharding(mesh, P())
 
-    return lambda images, share: jax.device_get(answer(teachers, images, share))
+    @functools.partial(jax.jit, out_shardings=whole)
+    def answer(teachers: Any, batch: Any) -> Any:
+        mixed = mixed_images(batch["images"], batch["mix"])
+        logits = {name: teacher(mixed[keys[name]])[0] for name, teacher in teachers.items()}
+        return batch | {"images": {}, "logits": logits}
+
+    def ask(batch: Any, batch_size: int) -> dict[str, Any]:
+        return jax.device_get(answer(teachers, sharding.to_mesh(batch, batch_size, mesh)))
+
+    return ask

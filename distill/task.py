@@ -23,17 +23,18 @@ Classifier = Callable[[jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class State(NamedTuple):
-    """A student and its optimizer's state."""
+    """A student, its optimizers' states by name, and its average if it has one."""
 
     model: Any
-    optimizer: Any
+    optimizers: Any
+    average: Any
 
 
 class DistillTask:
     """Teaches a student that is made by `make(key)`.
 
     Args:
-        config: `loss`, `optimizer`, `accumulate` and `num_steps` of an experiment.
+        config: `loss`, `optimizers`, `average`, `accumulate` and `num_steps` of an experiment.
         make: a random student.
         teachers: classifiers by name; they are frozen.
         keys: which array of a training batch's images each model sees.
@@ -41,7 +42,7 @@ class DistillTask:
         labelled: whether the training images' labels are of the student's classes.
     """
 
-    unit = "images"
+    begin = None  # Nothing is initialised by data.
 
     def __init__(
         self,
@@ -68,19 +69,23 @@ class DistillTask:
         self.frozen = dict(teachers)
         self.labelled = labelled
         shapes = jax.eval_shape(make, jax.random.key(0))
-        self.optimizer = optim.make(config.optimizer, config.num_steps, shapes)
+        self.optimizers = optim.make_all(config.optimizers, config.num_steps, shapes)
+        self.decay = optim.average_decay(config.average)
 
     def init(self, key: jax.Array) -> State:
         """A new student."""
         model = self.make(key)
-        return State(model, self.optimizer.init(model))
+        states = {name: one.init(model) for name, one in self.optimizers.items()}
+        return State(model, states, optim.begin_average(model, self.decay))
 
     @jax.named_scope("teachers")
     def teacher_logits(self, teachers: Mapping[str, Classifier], images: Any) -> dict[str, Any]:
         """What each teacher says of its view (float images by view key)."""
         return {name: teacher(images[self.keys[name]])[0] for name, teacher in teachers.items()}
 
-    def update(self, state: State, frozen: Any, batch: Any, key: jax.Array) -> tuple[State, Any]:
+    def update(
+        self, kind: str, state: State, frozen: Any, batch: Any, key: jax.Array
+    ) -> tuple[State, Any]:
         """One step on a batch of `images`, `label`, `mix` and, if cached, `teacher_logits`."""
         del key  # The plan of the views holds all randomness.
         rows = {
@@ -97,8 +102,10 @@ class DistillTask:
             return self.loss(frozen, logits, rows, count)
 
         grads, metrics = optim.accumulate(loss, _count, state.model, rows, self.parts)
-        model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
-        return State(model, optimizer), metrics | norms
+        name = optim.name_for(kind, self.optimizers)
+        model, own, norms = self.optimizers[name].update(grads, state.optimizers[name], state.model)
+        average = optim.follow(state.average, model, self.decay)
+        return State(model, state.optimizers | {name: own}, average), metrics | norms
 
     def loss(self, frozen: Any, logits: jax.Array, rows: Any, count: int) -> tuple[jax.Array, dict]:
         """The share of these rows in the mean distance of `count`, and what is logged beside it."""
@@ -144,7 +151,7 @@ class DistillTask:
 
     def sums(self, state: State, frozen: Any, images: Any, labels: Any, mask: Any) -> Any:
         """Sums of fidelity to the combined teachers on float images by view key."""
-        logits, _ = state.model(images[self.eval_keys["student"]])
+        logits, _ = optim.averaged(state)(images[self.eval_keys["student"]])
         taught = [teacher(images[self.eval_keys[n]])[0] for n, teacher in frozen.items()]
         kind = "probabilities" if self.loss_config.combine == "losses" else self.loss_config.combine
         teacher = distances.combine(taught, kind) if taught else None
@@ -157,9 +164,6 @@ class DistillTask:
             mixed = fidelity.summarize(sums["mixed"])
             metrics |= {f"mixed_{name}": value for name, value in mixed.items()}
         return metrics
-
-    def model_flops(self, batch: Any) -> None:
-        """None: in convolutions nothing is masked, so that the program tells."""
 
 
 def _check_loss(config: ConfigDict) -> None:

@@ -1,6 +1,7 @@
 """The command lines of moshijax.
 
     moshijax train --config configs/moshi.py:tiny --workdir runs/tiny
+    moshijax export runs/tiny tiny.safetensors
     moshijax preflight --config configs/moshi.py:stage=1 --topology v5p:4x4x4
     moshijax codec encode in.wav codes.npz
     moshijax lm --lm random --mimi random --mimi-preset small user.wav dialogue.wav
@@ -16,6 +17,7 @@ from moshijax.terminal import hand_over, make_parser
 
 COMMANDS = {
     "train": "moshijax.train.__main__:run",
+    "export": "moshijax.export.__main__:run",
     "preflight": "moshijax.preflight.__main__:run",
     "codec": "moshijax.codec.__main__:run",
     "lm": "moshijax.lm.run:run",

@@ -1,6 +1,6 @@
 """Command lines over experiment configs: the flags, and one sentence for a wrong one."""
 
-import importlib
+import ast
 import os
 import signal
 import sys
@@ -23,13 +23,10 @@ from moshijax.train.trace import parse_steps
 
 def train_experiment(config: ConfigDict, workdir: str) -> Any:
     """Runs the experiment that a config names."""
-    experiment = importlib.import_module(config.experiment)
-    if not hasattr(experiment, "run"):
-        raise UserError(
-            f"experiment {config.experiment} has nothing to train: it is planned by "
-            "`python -m moshijax.preflight`"
-        )
-    return experiment.run(config, workdir)
+    # Imported here: orbax takes seconds, which a wrong flag need not wait for.
+    from moshijax.train.loop import run
+
+    return run(config, workdir)
 
 
 def run_experiment(
@@ -51,9 +48,13 @@ def run_experiment(
     workdir = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and results go.")
     flags.mark_flags_as_required(["config", "workdir"])
     profile = flags.DEFINE_string("profile", None, "Steps to trace, as in steps=10..12.")
+    change = flags.DEFINE_multi_string(
+        "change", [], "KEY=VALUE of the config, changed in a run that has begun."
+    )
     _define_host_flags()
 
     def main() -> None:
+        _apply(change.value, config.value)
         folder = local_path("--workdir", str(workdir.value))
         if profile.value is not None:
             parse_steps(profile.value, config.value.num_steps)  # Refused before all else.
@@ -66,6 +67,29 @@ def run_experiment(
         train(config.value, str(folder))
 
     run_command(program, main, usage)
+
+
+def _apply(changes: Sequence[str], config: ConfigDict) -> None:
+    """Sets keys of a config, and notes in it that they are meant to differ from the run's.
+
+    Raises:
+        UserError: there is no such key, or the value is of another type.
+    """
+    flat = config.to_dict()
+    for text in changes:
+        key, equals, value = text.partition("=")
+        now: Any = flat
+        for part in key.split("."):
+            now = now.get(part, KeyError) if isinstance(now, dict) else KeyError
+        if not equals or now is KeyError or isinstance(now, dict):
+            raise UserError(f"--change {text}: give a key of the config and a value, as in seed=1.")
+        try:
+            found = value if isinstance(now, str) else ast.literal_eval(value)
+            config.update_from_flattened_dict({key: found})
+        except (ValueError, SyntaxError, TypeError) as error:
+            raise UserError(f"--change {text}: {value!r} cannot replace {now!r}.") from error
+    with config.unlocked():
+        config.change = tuple(changes)
 
 
 def run_command(program: str, main: Callable[[], Any], usage: str) -> None:

@@ -142,6 +142,14 @@ def make_mesh(shape: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def abstract_mesh(sizes: Mapping[str, int] | None = None) -> AbstractMesh:
+    """A mesh of no devices, to plan on; without sizes of one."""
+    sizes = dict.fromkeys(AXES, 1) if sizes is None else sizes
+    return AbstractMesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(AXES)
+    )
+
+
 def _whole_spec(name: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
     """The mesh axis of each dimension by the table."""
     if not shape:
@@ -248,6 +256,12 @@ def _narrower(batch_size: int, mesh: Mesh | AbstractMesh) -> str:
         return ""
     data = math.gcd(mesh.shape["data"], parts)
     return f", or a mesh of {mesh_text({'data': data, 'fsdp': parts // data, 'tensor': tensor})}"
+
+
+def fill_up(batch_size: int, mesh: Mesh | AbstractMesh) -> int:
+    """The next number of rows that divide among the devices; those in excess are padding."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-batch_size // parts) * parts
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:

@@ -7,10 +7,12 @@ import jax
 import pytest
 
 from configs import common, distill_imagenet, distill_vision, helium, moshi, moshi_live
-from distill import distances, experiment, teachers, views
+from distill import distances, teachers, views
 from moshijax import sharding
+from moshijax.experiments import live
+from moshijax.experiments import lm as experiments_lm
 from moshijax.nn.paths import named_leaves
-from moshijax.train import live, lm, optim, program
+from moshijax.train import loop, optim, program
 from moshijax.train.log import read_metrics
 
 
@@ -55,7 +57,7 @@ def test_published_models_have_one_rule_and_one_optimizer_each(file):
     config = MODULES[file].get_config()
     mesh = sharding.make_mesh(dict(data=2, fsdp=4))
     shapes = jax.eval_shape(lambda: teachers.make_model(config.student, jax.random.key(0)))
-    optimizer = optim.make(config.optimizer, config.num_steps, shapes)
+    optimizer = optim.make(config.optimizers.model, config.num_steps, shapes)
     state = jax.eval_shape(optimizer.init, shapes)
     assert len(named_leaves(sharding.shard_like(state, mesh))) == 2 * len(named_leaves(shapes)) + 2
 
@@ -63,10 +65,10 @@ def test_published_models_have_one_rule_and_one_optimizer_each(file):
 @pytest.mark.parametrize("file", MODULES)
 def test_tiny_config_trains_and_resumes(file, tmp_path):
     config = MODULES[file].get_config("tiny")
-    config.num_steps = config.optimizer.warmup_steps + 1
+    config.num_steps = config.optimizers.model.warmup_steps + 1
     config.mesh = dict(data=1, fsdp=1, tensor=-1)
-    experiment.run(config, str(tmp_path))
-    experiment.run(config, str(tmp_path))
+    loop.run(config, str(tmp_path))
+    loop.run(config, str(tmp_path))
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["kind"] for r in rows][-1] == "event"
     assert any("test/kl" in r for r in rows)
@@ -78,8 +80,8 @@ def test_tiny_config_trains_and_resumes(file, tmp_path):
 def test_language_model_config_is_sound_at_full_size(file, arg):
     config = LANGUAGE[file].get_config(arg)
     assert json.loads(config.to_json())["num_steps"] == config.num_steps
-    plan = lm.plan(config)
-    state = jax.eval_shape(plan.task.init, jax.random.key(0))
+    task = experiments_lm.make(config, sharding.abstract_mesh()).task
+    state = jax.eval_shape(task.init, jax.random.key(0))
     mesh = sharding.make_mesh(dict(data=2, fsdp=4))
     assert (
         len(named_leaves(sharding.shard_like(state, mesh)))
@@ -105,7 +107,7 @@ def test_tiny_language_model_learns(file, tmp_path):
     config = LANGUAGE[file].get_config("tiny")
     config.num_steps, config.log_every = 20, 5
     config.mesh = dict(data=1, fsdp=-1, tensor=1)
-    lm.run(config, str(tmp_path))
+    loop.run(config, str(tmp_path))
     rows = read_metrics(tmp_path / "metrics.jsonl")
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert losses[-1] < 0.8 * losses[0]
@@ -117,22 +119,21 @@ def test_a_live_step_on_a_mesh_is_that_of_one_device(mesh):
     config = moshi_live.get_config("tiny,batch=4")
     config.compute_dtype = "float32"
     config.model.overrides.update(num_heads=8)
-    task = live.plan(config).task
-    key = jax.random.key(0)
+    experiment = live.make(config, sharding.abstract_mesh())
+    task, key = experiment.task, jax.random.key(0)
     task.frozen = task.make(key)
     codes = {"codes": jax.random.randint(key, (4, 8), 0, 40)}
     want = []
     for devices in (jax.devices()[:1], jax.devices()):
         shape = mesh if len(devices) > 1 else dict(data=1, tensor=1)
-        placed = program.place(task, sharding.make_mesh(shape, devices), config.seed)
+        placed = program.place(experiment, sharding.make_mesh(shape, devices), config.seed)
         state = placed.init(key)
         for _ in range(3):
-            state, out = placed.update(state, placed.frozen, codes, key)
-        sums = placed.evaluate(state, placed.frozen, codes)
-        want.append(jax.device_get((out["codes"], state.temporal[1].k, sums)))
+            state, out = placed.update["frame"](state, placed.frozen, codes, key)
+        want.append(jax.device_get((out["codes"], state.temporal[1].k, state.frames)))
     assert (want[0][0] == want[1][0]).all()
     assert abs(want[0][1] - want[1][1]).max() < 1e-5
-    assert task.summarize(want[1][2]) == {"frames": 12.0}
+    assert want[1][2].tolist() == [3] * 4
 
 
 def test_epochs_become_the_published_numbers_of_steps():
@@ -147,14 +148,14 @@ def test_epochs_become_the_published_numbers_of_steps():
 def test_warmup_never_fills_a_short_run():
     assert common.warmup(1500, 19922) == 1500
     assert common.warmup(1500, 1992) == 498
-    assert distill_imagenet.get_config("epochs=30").optimizer.warmup_steps < 5000
-    assert distill_vision.get_config("data=pet").optimizer.warmup_steps == 1500
+    assert distill_imagenet.get_config("epochs=30").optimizers.model.warmup_steps < 5000
+    assert distill_vision.get_config("data=pet").optimizers.model.warmup_steps == 1500
 
 
 def test_published_decay_is_what_adamw_would_call_a_tenth():
-    optimizer = distill_vision.get_config("data=flowers,duration=fast").optimizer
+    optimizer = distill_vision.get_config("data=flowers,duration=fast").optimizers.model
     assert optimizer.weight_decay / optimizer.learning_rate == pytest.approx(0.1)
-    assert distill_imagenet.get_config().optimizer.weight_decay == pytest.approx(0.01 * 0.03)
+    assert distill_imagenet.get_config().optimizers.model.weight_decay == pytest.approx(0.01 * 0.03)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -16,7 +17,7 @@ from moshijax.convert.lm_forms import arrange, expand, linear_name
 from moshijax.convert.lm_helium import transformers_config
 from moshijax.convert.lm_names import entries, layouts
 from moshijax.convert.names import Entry
-from moshijax.convert.safetensors import write_safetensors
+from moshijax.convert.parts import write_parts
 from moshijax.convert.tables import announce, detect, faults, few, pieces, read
 from moshijax.convert.weights import Weights, open_weights
 from moshijax.errors import UserError
@@ -74,10 +75,12 @@ def save_lm(
     *,
     layout: str = "published",
     dtype: Any = None,
+    part_bytes: float = math.inf,
 ) -> pathlib.Path:
     """Writes a language model; conditioners in float32, the rest in `dtype`, or as it is.
 
-    For transformers it writes a folder, with the configuration beside the weights.
+    For transformers it writes a folder, with the configuration beside the weights. What is larger
+    than `part_bytes` comes in parts with an index.
     """
     path, leaves = pathlib.Path(path), named_leaves(model)
     check_shared(model)
@@ -90,7 +93,7 @@ def save_lm(
     types = (None if keeps_type(e.paths[0]) else dtype for e in table)
     tensors = {e.name: announce(e, leaves, kind) for e, kind in zip(table, types, strict=True)}
     metadata = {"format": "pt"} if layout == "transformers" else {}
-    write_safetensors(path, tensors, metadata | describe_adapters(model))
+    write_parts(path, tensors, metadata | describe_adapters(model), part_bytes)
     return path
 
 

@@ -235,9 +235,21 @@ def _cut(codes: Int[np.ndarray, "K T"], length: int, start: float) -> Int[np.nda
 class TrainWindows:
     """Training batches `{"codes": [B, K, T]}` by step: shuffled, each cut at random."""
 
-    def __init__(self, windows: Windows, *, batch_size: int, length: int, seed: int):
+    def __init__(self, windows: Windows, *, kind: str, batch_size: int, length: int, seed: int):
         self.windows, self.batch_size = windows, batch_size
         self.length, self.seed = length, seed
+        self._kind = kind
+
+    def kind(self, step: int) -> str:
+        """The same at every step."""
+        del step
+        return self._kind
+
+    def prepare(self, workdir: pathlib.Path) -> None:
+        """Nothing is kept in the work directory."""
+
+    def close(self) -> None:
+        """Nothing is open but what the process's end closes."""
 
     def batch(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> dict[str, Any]:
         """The step's rows of the global batch; another `order` shuffles otherwise."""
@@ -259,10 +271,10 @@ class EvalWindows:
         self.windows, self.batch_size, self.length = windows, batch_size, length
         self.num_batches = -(-len(windows) // batch_size)
 
-    def batch(self, i: int, rows: np.ndarray | None = None) -> dict[str, Any]:
-        """Rows of global batch i."""
+    def batch(self, number: int, rows: np.ndarray | None = None) -> dict[str, Any]:
+        """Rows of a global batch."""
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
-        positions = (i * self.batch_size + rows).tolist()
+        positions = (number * self.batch_size + rows).tolist()
         empty = np.full_like(_cut(self.windows[0], self.length, 0.0), ZERO)
         last = len(self.windows)
         cuts = [_cut(self.windows[k], self.length, 0.0) if k < last else empty for k in positions]

@@ -29,7 +29,7 @@ from moshijax.commands import run_command
 from moshijax.errors import UserError
 from moshijax.paths import local_path
 from moshijax.preflight import page, search, tables, topology
-from moshijax.preflight.examine import Report, changed, check, examine
+from moshijax.preflight.examine import Report, changed, check, examine, kinds
 from moshijax.sharding import AXES
 from moshijax.train.workdir import write_text
 
@@ -142,7 +142,8 @@ def preflight(config: ConfigDict, name: str, folder: pathlib.Path) -> list[Repor
             refused.append(f"{slice_.name}: {error}" if len(wanted) > 1 else str(error))
             continue
         reports += found
-        print(tables.report_text(found[0]), end="\n\n", flush=True)
+        for report in found[:1] if settings.fit else found:
+            print(tables.report_text(report), end="\n\n", flush=True)
         write(reports, folder)
     if len(reports) > 1:
         print(tables.as_text(tables.comparison(reports)), end="\n\n")
@@ -159,11 +160,22 @@ def _one_slice(
     """The report of a slice; with --fit those of all that was tried, the best first."""
     settings = flags.FLAGS
     if not settings.fit:
-        return [examine(config, slice_, name=name, changes=mesh, price=settings.price)]
-    tried = search.fit(
-        config, slice_, mesh, name=name, price=settings.price, limit=settings.compiles, say=say
+        return [
+            examine(config, slice_, name=name, kind=kind, changes=mesh, price=settings.price)
+            for kind in kinds(changed(config, mesh), slice_)
+        ]
+    tried = search.rank(
+        search.fit(
+            config, slice_, mesh, name=name, price=settings.price, limit=settings.compiles, say=say
+        )
     )
-    return search.rank(tried)
+    # What was looked for is the first kind's; the others get the report of what is best for it.
+    best = tried[0].changes
+    others = kinds(changed(config, best), slice_)[1:]
+    return tried + [
+        examine(config, slice_, name=name, kind=kind, changes=best, price=settings.price)
+        for kind in others
+    ]
 
 
 def say(line: str) -> None:

@@ -1,19 +1,20 @@
 """One config on one slice: compiled, measured, told."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from moshijax import sharding
 from moshijax.preflight import collectives, estimate, memory, topology, work
 from moshijax.preflight.compile import EXCEEDS, FAILED, FITS, Outcome, compile_for
-from moshijax.train import flops, plan, program, settings
+from moshijax.train import flops, program, settings
+from moshijax.train.task import Experiment, find
 
 
 SHOWN = 8  # Of the longest collectives.
@@ -25,6 +26,7 @@ class Report:
     """What preflight found."""
 
     config: str
+    kind: str  # Of the batch whose update it is.
     changes: Mapping[str, Any]  # Keys that were set beside it.
     topology: str
     chips: int
@@ -70,15 +72,17 @@ def examine(
     slice_: topology.Topology,
     *,
     name: str = "",
+    kind: str | None = None,
     changes: Mapping[str, Any] | None = None,
     price: float | None = None,
 ) -> Report:
-    """Compiles the update of a config for a slice and adds up what it would take.
+    """Compiles an update of a config for a slice and adds up what it would take.
 
     Args:
         config: an experiment; it is not changed.
         slice_: what it would run on.
         name: what the config is called.
+        kind: of the batch; None: the first.
         changes: keys that are set in it first.
         price: of a chip for an hour.
 
@@ -87,18 +91,19 @@ def examine(
     """
     config = changed(config, changes or {})
     sizes = check(config, slice_)
-    planned = plan.make(config)
+    planned = plan(config, sizes)
+    kind = next(iter(planned.batches)) if kind is None else kind
     mesh, reason = _mesh(slice_, sizes)
-    placed = program.place(planned.task, mesh, config.seed, config.vmem_kib)
+    placed = program.place(planned, mesh, config.seed, config.vmem_kib)
     state = sharding.shaped(placed.shapes, placed.shardings)
-    batch = sharding.batch_shapes(planned.batch, mesh)
+    batch = sharding.batch_shapes(planned.batches[kind], mesh)
     key = jax.eval_shape(jax.random.key, 0)
     if reason:  # Nothing can be placed on a mesh of no devices.
-        traced = jax.jit(planned.task.update).trace(
-            placed.shapes, planned.task.frozen, planned.batch, key
-        )
+        update = functools.partial(planned.task.update, kind)
+        shapes = placed.shapes, planned.task.frozen, planned.batches[kind]
+        traced = jax.jit(update).trace(*shapes, key)
     else:
-        traced = placed.update.trace(state, placed.frozen, batch, key)
+        traced = placed.update[kind].trace(state, placed.frozen, batch, key)
     arguments = sum(map(memory.chip_bytes, (state, placed.frozen, batch)))
     if reason:
         outcome = Outcome(FAILED, reason, 0.0, None, None)
@@ -108,12 +113,13 @@ def examine(
     transfers = []
     if outcome.module:
         transfers = collectives.find(outcome.module, topology.lay_out(slice_, mesh))
-    arithmetic = _flops(traced.jaxpr.jaxpr, planned)
+    arithmetic = _flops(traced.jaxpr.jaxpr, planned.model_flops(kind))
     time = estimate.estimate(arithmetic, slice_.size, slice_.chip, done, transfers)
     usage = outcome.usage
     unused = max(arguments - usage.arguments, 0.0) if usage else 0.0
     return Report(
-        config=name,
+        config=name if len(planned.batches) == 1 else f"{name}, {kind}",
+        kind=kind,
         changes=changes or {},
         topology=slice_.name,
         chips=slice_.chips,
@@ -134,7 +140,13 @@ def examine(
         work=done,
         flops=arithmetic,
         time=time,
-        run=estimate.whole_run(time.step, config.num_steps, planned.counts, slice_.chips, price),
+        run=estimate.whole_run(
+            time.step,
+            round(config.num_steps * planned.share(kind)),
+            planned.counts.get(kind, {}),
+            slice_.chips,
+            price,
+        ),
     )
 
 
@@ -146,16 +158,22 @@ def check(config: ConfigDict, slice_: topology.Topology) -> dict[str, int]:
     """
     settings.check(config)
     sizes = sharding.mesh_sizes(config.mesh, slice_.size)
-    mesh = _abstract(sizes)
-    sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
-    if "evaluation" in config:
-        sharding.check_batch_size(config.evaluation.batch_size, mesh, name="evaluation.batch_size")
+    sharding.check_batch_size(config.batch_size, sharding.abstract_mesh(sizes), config.accumulate)
     return sizes
 
 
-def _abstract(sizes: Mapping[str, int]) -> AbstractMesh:
-    types = (AxisType.Auto,) * len(sizes)
-    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=types)
+def plan(config: ConfigDict, sizes: Mapping[str, int]) -> Experiment:
+    """The experiment of a config, told by shapes alone; what its batches are is checked too."""
+    mesh = sharding.abstract_mesh(sizes)
+    planned = find(config)(config, mesh)
+    for kind in planned.batches:
+        sharding.check_batch_size(planned.num_rows(kind), mesh, name=f"batch of {kind}")
+    return planned
+
+
+def kinds(config: ConfigDict, slice_: topology.Topology) -> list[str]:
+    """The kinds of batches of a config, each with an update of its own."""
+    return list(plan(config, check(config, slice_)).batches)
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
@@ -171,13 +189,13 @@ def _mesh(slice_: topology.Topology, sizes: Mapping[str, int]) -> tuple[Any, str
     try:
         return sharding.make_mesh(sizes, topology.devices(slice_)), ""
     except topology.UnknownSliceError as error:
-        return _abstract(sizes), str(error)
+        return sharding.abstract_mesh(sizes), str(error)
 
 
-def _flops(jaxpr: Any, planned: plan.Plan) -> estimate.Flops:
+def _flops(jaxpr: Any, own: float | None) -> estimate.Flops:
     return estimate.Flops(
         executed=flops.count(jaxpr),
-        model=program.model_flops(planned.task, planned.batch, lambda: jaxpr),
+        model=flops.count(jaxpr, recomputed=False) if own is None else own,
         kernels=flops.count_kernels(jaxpr),
     )
 
@@ -189,7 +207,7 @@ def _status(outcome: Outcome, unused: float) -> str:
 
 
 def _notes(
-    config: ConfigDict, planned: plan.Plan, outcome: Outcome, unused: float
+    config: ConfigDict, planned: Experiment, outcome: Outcome, unused: float
 ) -> Sequence[str]:
     notes, usage = [], outcome.usage
     if outcome.status == FAILED:
@@ -206,7 +224,7 @@ def _notes(
 
 
 def remedies(
-    config: ConfigDict, planned: plan.Plan, usage: memory.Usage, unused: float
+    config: ConfigDict, planned: Experiment, usage: memory.Usage, unused: float
 ) -> list[str]:
     """What would make a program fit, the smallest change first."""
     over = usage.needed + unused - usage.available

@@ -11,7 +11,7 @@ from moshijax.errors import UserError
 from moshijax.preflight import tables
 from moshijax.preflight.examine import Report, changed, examine, read
 from moshijax.preflight.topology import Topology
-from moshijax.train import plan
+from moshijax.train.task import find
 
 
 TENSOR = tuple(n for n in (1, 2, 4, 8) if n <= sharding.WIDEST_TENSOR)
@@ -45,7 +45,7 @@ def fit(
         UserError: nothing that was tried can be built.
     """
     config = changed(config, mesh)
-    settings = variants(plan.make(config).choices, config)
+    settings = variants(choices_of(config), config)
     meshes: list[dict[str, Any]] = [dict(mesh)] if mesh else candidates(config, slice_)
     tried: dict[str, Report] = {}
     refused: list[str] = []
@@ -73,6 +73,11 @@ def fit(
     if not tried:
         raise UserError(f"nothing of what --fit looks at can be built: {refused[0]}")
     return list(tried.values())
+
+
+def choices_of(config: ConfigDict) -> Mapping[str, Sequence[Any]]:
+    """What may be chosen for a config without changing what is learned."""
+    return find(config)(config, sharding.abstract_mesh()).choices
 
 
 def _leanest_needed(

@@ -6,11 +6,12 @@ appears whole, by a rename, and is set aside only when it is proven damaged.
 
 import contextlib
 import itertools
+import os
 import pathlib
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import jax
@@ -220,13 +221,24 @@ def load_leaves(workdir: str, prefix: str, mesh: Mesh | None = None) -> dict[str
     Raises:
         UserError: the directory has no checkpoint, or the newest is damaged.
     """
+    with newest(workdir) as folder:
+        return restore.part(folder, f"{prefix}/", mesh)
+
+
+@contextlib.contextmanager
+def newest(workdir: str | os.PathLike[str]) -> Generator[pathlib.Path]:
+    """The folder of a run's newest checkpoint, to read of.
+
+    Raises:
+        UserError: the directory has no checkpoint, or the newest is damaged.
+    """
     root = local_path("load", workdir).absolute() / "checkpoints"
     steps = find_steps(root)
     if not steps:
         raise UserError(f"{workdir} has no checkpoint: train it first, or name another directory.")
     try:
         with plain_path(root) as place:
-            return restore.part(place / str(steps[-1]), f"{prefix}/", mesh)
+            yield place / str(steps[-1])
     except Damaged as damage:
         raise UserError(
             f"{root / str(steps[-1])} is damaged ({damage}): move it away to read the one before."

@@ -1,33 +1,9 @@
 """Batches as a pure function of the step, read ahead in the background."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import grain
-import numpy as np
-
-
-@runtime_checkable
-class TrainData(Protocol):
-    """Training batches by global step: the step is the whole state of the data."""
-
-    batch_size: int
-
-    def batch(self, step: int, order: int, rows: np.ndarray | None) -> Any:
-        """These rows of the step's batch (None: all) under one of many shufflings."""
-        ...
-
-
-@runtime_checkable
-class EvalData(Protocol):
-    """A fixed sequence of padded batches, each with a `mask`."""
-
-    batch_size: int
-    num_batches: int
-
-    def batch(self, i: int, rows: np.ndarray | None) -> Any:
-        """These rows of batch i."""
-        ...
 
 
 def read_ahead(batch: Callable[[int], Any], first: int, last: int, depth: int) -> Iterator[Any]:

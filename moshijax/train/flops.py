@@ -85,9 +85,9 @@ def count_kernels(jaxpr: Jaxpr) -> float:
     return total
 
 
-def jaxpr_of(function: Callable[..., Any], *args: Any) -> Jaxpr:
-    """What one call of `function` with these arguments (arrays or shapes) computes."""
-    return jax.jit(function).trace(*args).jaxpr.jaxpr
+def own_flops(function: Callable[..., Any], *args: Any) -> float:
+    """FLOPs of one call with these arguments (arrays or shapes), nothing computed again."""
+    return count(jax.jit(function).trace(*args).jaxpr.jaxpr, recomputed=False)
 
 
 def _measured_peak(size: int = 1024) -> float:

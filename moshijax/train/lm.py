@@ -4,22 +4,13 @@ python -m moshijax.train --config configs/moshi.py:stage=1 --workdir runs/moshi
 """
 
 import dataclasses
-import functools
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from absl import logging
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from moshijax import hosts
-from moshijax.convert.lm import abstract_lm, load_lm
-from moshijax.convert.tables import few
-from moshijax.data import windows
 from moshijax.errors import UserError
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.losses import (
@@ -35,11 +26,7 @@ from moshijax.lm.losses import (
 )
 from moshijax.lm.moshi import Moshi, cast
 from moshijax.lm.presets import PRESETS
-from moshijax.nn.paths import named_leaves
-from moshijax.nn.transformer import REMAT
-from moshijax.train import loop, optim, settings
-from moshijax.train.checkpoints import load_leaves
-from moshijax.train.plan import Plan
+from moshijax.train import optim, settings
 
 
 SIZES = {
@@ -49,20 +36,22 @@ SIZES = {
 
 
 class State(NamedTuple):
-    """A model in float32 and its optimizer's state."""
+    """A model in float32, its optimizers' states by name, and its average if it has one."""
 
     model: Any
-    optimizer: Any
+    optimizers: Any
+    average: Any
 
 
 class LMTask:
     """Next-frame prediction of text and codes (Moshi, sections 3.4 and 4.3).
 
     Args:
-        config: `model`, `loss`, `optimizer`, `compute_dtype`, `accumulate` and `num_steps`.
+        config: `model`, `loss`, `optimizers`, `average`, `compute_dtype`, `accumulate` and
+            `num_steps`.
     """
 
-    unit = "windows"
+    begin = None  # Nothing is initialised by data.
 
     def __init__(self, config: ConfigDict) -> None:
         self.frozen: dict[str, Any] = {}
@@ -76,19 +65,23 @@ class LMTask:
         self.dtype = settings.dtype(config.compute_dtype, "compute_dtype")
         self.parts = config.accumulate
         shapes = jax.eval_shape(self.make, jax.random.key(0))
-        self.optimizer = optim.make(config.optimizer, config.num_steps, shapes)
+        self.optimizers = optim.make_all(config.optimizers, config.num_steps, shapes)
+        self.decay = optim.average_decay(config.average)
 
     def make(self, key: jax.Array) -> Moshi:
         """A random model."""
         return Moshi(self.model_config, rngs=nnx.Rngs(key))
 
     def init(self, key: jax.Array) -> State:
-        """A random model and an optimizer that has seen nothing."""
+        """A random model and optimizers that have seen nothing."""
         model = self.make(key)
-        return State(model, self.optimizer.init(model))
+        states = {name: one.init(model) for name, one in self.optimizers.items()}
+        return State(model, states, optim.begin_average(model, self.decay))
 
-    def update(self, state: State, frozen: Any, batch: Any, key: jax.Array) -> tuple[State, Any]:
-        """One step on a batch of `codes` [B, K, T]."""
+    def update(
+        self, kind: str, state: State, frozen: Any, batch: Any, key: jax.Array
+    ) -> tuple[State, Any]:
+        """One step on a batch of `codes` [B, K, T], by the optimizer of its kind."""
         del frozen, key  # Nothing is drawn: the data are shuffled beforehand.
 
         def loss(model: Moshi, rows: Any, weights: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -96,8 +89,10 @@ class LMTask:
             return lm_loss(model, rows["codes"], self.loss_config, weights=weights)
 
         grads, metrics = optim.accumulate(loss, self.weigh, state.model, batch, self.parts)
-        model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
-        return State(model, optimizer), metrics | norms
+        name = optim.name_for(kind, self.optimizers)
+        model, own, norms = self.optimizers[name].update(grads, state.optimizers[name], state.model)
+        average = optim.follow(state.average, model, self.decay)
+        return State(model, state.optimizers | {name: own}, average), metrics | norms
 
     def weigh(self, batch: Any) -> Weights:
         """What the sums over a batch are divided by."""
@@ -106,7 +101,7 @@ class LMTask:
     def evaluate(self, state: State, frozen: Any, batch: Any) -> tuple[Sums, Weights]:
         """Sums of cross entropies and of their weights."""
         del frozen
-        model = cast(state.model, self.dtype)
+        model = cast(optim.averaged(state), self.dtype)
         return stream_sums(model, batch["codes"], self.loss_config), self.weigh(batch)
 
     def summarize(self, sums: tuple[Sums, Weights]) -> dict[str, float]:
@@ -140,7 +135,7 @@ def model_config(spec: ConfigDict) -> MoshiConfig:
     Raises:
         UserError: an unknown preset or field, or a size that no model can have.
     """
-    preset, overrides = _preset(spec, "preset"), spec.overrides.to_dict()
+    preset, overrides = preset_of(spec, "preset"), spec.overrides.to_dict()
     for name in SIZES & overrides.keys():
         settings.whole(overrides[name], f"model.overrides.{name}", 1)
     if "max_period" in overrides:
@@ -158,7 +153,12 @@ def model_config(spec: ConfigDict) -> MoshiConfig:
         raise UserError(f"model.overrides: {error}") from error
 
 
-def _preset(spec: ConfigDict, key: str) -> MoshiConfig:
+def preset_of(spec: ConfigDict, key: str) -> MoshiConfig:
+    """The preset that a key of `spec` names.
+
+    Raises:
+        UserError: there is none of this name.
+    """
     if spec[key] not in PRESETS:
         raise UserError(f"model.{key}: {spec[key]!r} is unknown, take one of {', '.join(PRESETS)}.")
     return PRESETS[spec[key]]
@@ -181,80 +181,3 @@ def frame_flops(config: MoshiConfig, length: int) -> float:
         own = depth.num_layers * each + depth.dim * (width + config.codebook_size)
         flops += books * (2.0 * own + depth.num_layers * 2 * depth.dim * (books + 1))
     return flops
-
-
-def _check(config: ConfigDict) -> None:
-    """Raises UserError for a size that no run can have."""
-    settings.check(config)
-    settings.whole(config.data.length, "data.length", 1)
-
-
-def plan(config: ConfigDict) -> Plan:
-    """The task, the shapes of its batches, and what may be chosen without changing the result."""
-    _check(config)
-    task = LMTask(config)
-    rows, length = config.batch_size, config.data.length
-    shape = (rows, task.model_config.num_streams, length)
-    choices = {
-        "model.overrides.remat": tuple(reversed(REMAT)),
-        "accumulate": (1, 2, 4, 8, 16),
-        "loss.chunk_frames": (4096, 1024, 512, 256, 128),
-    }
-    return Plan(
-        task=task,
-        batch={"codes": jax.ShapeDtypeStruct(shape, np.int32)},
-        counts={"windows": rows, "frames": rows * length},
-        choices=choices,
-    )
-
-
-def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[str, jax.Array]:
-    """Parameters to begin with, by name, on the mesh: of a file, or of a run's work directory.
-
-    Helium's are Moshi's temporal transformer; what the loaded model lacks stays random.
-
-    Raises:
-        ValueError: nothing is there, or nothing of it fits.
-    """
-    if spec.load is None:
-        return {}
-    folder = pathlib.Path(spec.load)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        leaves = load_leaves(spec.load, "model", mesh)
-    else:
-        source = config if spec.load_preset is None else _preset(spec, "load_preset")
-        leaves = named_leaves(load_lm(spec.load, source, dtype=jnp.float32, mesh=mesh))
-    shapes = named_leaves(abstract_lm(config))
-    fitting = {n: x for n, x in leaves.items() if n in shapes and x.shape == shapes[n].shape}
-    if not fitting:
-        raise ValueError(
-            f"model.load: none of the {len(leaves)} arrays of {spec.load} fits {spec.preset}: "
-            "load a model of the same width, or change model.preset and model.overrides to it."
-        )
-    if len(fitting) < len(leaves) and hosts.first():
-        left = few(sorted(leaves.keys() - fitting))
-        logging.warning("%s: %s do not fit %s and are not read.", spec.load, left, spec.preset)
-    return {f"model/{name}": leaf for name, leaf in fitting.items()}
-
-
-def run(config: ConfigDict, workdir: str) -> Any:
-    """Trains a config in its work directory, from where it stands; returns the state."""
-    _check(config)
-    task = LMTask(config)
-    data, model = config.data, task.model_config
-    train_data = windows.TrainWindows(
-        windows.load(data.train, data.length, model, "data.train"),
-        batch_size=config.batch_size,
-        length=data.length,
-        seed=config.seed,
-    )
-    sets = {
-        name: windows.EvalWindows(
-            windows.load(files, data.length, model, f"evaluation.sets.{name}"),
-            batch_size=config.evaluation.batch_size,
-            length=data.length,
-        )
-        for name, files in config.evaluation.sets.items()
-    }
-    initial = functools.partial(initial_leaves, config.model, model)
-    return loop.train(config, task, train_data, sets, workdir, initial)

@@ -1,10 +1,10 @@
 """The one training loop. It owns time and files; a task owns the mathematics."""
 
+import functools
 import pathlib
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,18 +13,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from moshijax import hosts, interrupts, sharding
+from moshijax.data.batches import TrainData
+from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.train import flops, notes, settings, workdir
-from moshijax.train.checkpoints import Checkpoints
-from moshijax.train.feed import EvalData, TrainData, read_ahead
+from moshijax.train.checkpoints import Checkpoints, find_steps
+from moshijax.train.evaluators import evaluate
+from moshijax.train.feed import read_ahead
 from moshijax.train.log import Log
-from moshijax.train.program import Program, Task, all_finite, evaluate, model_flops, place
+from moshijax.train.program import Program, all_finite, place
+from moshijax.train.stopwatch import Stopwatch
+from moshijax.train.task import AnyMesh, Experiment, Metrics, Tree, find
 from moshijax.train.trace import Trace
 from moshijax.train.workdir import DataOrder
-
-
-# Makes arrays by name, placed on the mesh or whole in every process.
-Initial = Callable[[Mesh], Mapping[str, Any]]
 
 
 class NonFiniteError(Exception):
@@ -36,46 +37,26 @@ def due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def _means(pending: list[Any]) -> dict[str, float]:
-    """Means over the steps since the last report; waits for them."""
-    rows = jax.device_get(pending)
-    names = sorted(rows[0], key=lambda name: (name != "loss", name))
-    means = {name: float(np.mean([row[name] for row in rows])) for name in names}
-    # A loss may be finite that no gradient leads away from.
-    if not all(np.isfinite(x) for name, x in means.items() if name == "loss" or "norm" in name):
-        raise NonFiniteError
+class Done(NamedTuple):
+    """One step that was asked for."""
+
+    kind: str
+    metrics: Metrics  # Still being computed, perhaps.
+
+
+def _means(pending: Sequence[Done], kinds: Sequence[str]) -> dict[str, float]:
+    """Means over the steps since the last report; of several kinds, named `kind/metric`."""
+    rows = jax.device_get([done.metrics for done in pending])
+    means = {}
+    for kind in kinds:
+        own = [row for row, done in zip(rows, pending, strict=True) if done.kind == kind]
+        prefix = f"{kind}/" if len(kinds) > 1 else ""
+        for name in sorted(own[0] if own else (), key=lambda name: (name != "loss", name)):
+            means[prefix + name] = float(np.mean([row[name] for row in own]))
+            # A loss may be finite that no gradient leads away from.
+            if (name == "loss" or "norm" in name) and not np.isfinite(means[prefix + name]):
+                raise NonFiniteError
     return means
-
-
-class Stopwatch:
-    """Times steps, without what is not training and without the first, which compiles."""
-
-    def __init__(self) -> None:
-        self._began = self._counted_from = time.perf_counter()
-        self._steps = -1
-
-    def step(self) -> None:
-        """One more step was asked for."""
-        self._steps += 1
-        if not self._steps:
-            self._counted_from = time.perf_counter()
-
-    @contextmanager
-    def paused(self) -> Generator[None]:
-        """Leaves out what happens inside."""
-        start = time.perf_counter()
-        yield
-        self._began += time.perf_counter() - start
-        self._counted_from += time.perf_counter() - start
-
-    def lap(self) -> tuple[float, float]:
-        """Steps a second (nan before two steps), and all seconds, since the last lap."""
-        now = time.perf_counter()
-        rate = self._steps / (now - self._counted_from) if self._steps > 0 else float("nan")
-        seconds = now - self._began
-        self._began = self._counted_from = now
-        self._steps = 0
-        return rate, seconds
 
 
 class Run:
@@ -84,30 +65,34 @@ class Run:
     def __init__(
         self,
         config: ConfigDict,
-        task: Task,
+        experiment: Experiment,
         program: Program,
         train_data: TrainData,
-        eval_data: Mapping[str, EvalData],
+        mesh: Mesh,
         folder: pathlib.Path,
-        initial: Initial,
+        given: Mapping[str, jax.Array] | None,
     ) -> None:
-        self.config, self.task, self.program = config, task, program
-        self.train_data, self.eval_data = train_data, eval_data
-        self.initial = initial
+        self.config, self.experiment, self.program = config, experiment, program
+        self.train_data, self.mesh = train_data, mesh
+        self.given = given  # What the first state begins with, if it was read.
         self.key = jax.random.key(config.seed)
-        self.rows = sharding.local_rows(config.batch_size, program.mesh)
+        self.num_rows = {kind: experiment.num_rows(kind) for kind in experiment.batches}
+        self.rows = {k: sharding.local_rows(n, mesh) for k, n in self.num_rows.items()}
         self.folder, self.claimed = folder, False
         self.trace = Trace(config.profile, config.num_steps, folder)
         self.order = DataOrder(folder)
         self.checkpoints = Checkpoints(folder, config.keep_checkpoints)
-        self.log = Log(folder, config.num_steps, task.unit)
-        self.share_of_peak = 0.0  # Of one step a second; known after the first batch.
+        self.log = Log(folder, config.num_steps, experiment.unit)
+        # Of the devices' peak, by kind, at one step a second; known after its first batch.
+        self.share_of_peak: dict[str, float] = {}
 
     def start(self) -> tuple[Any, int]:
         """The newest checkpoint, else a fresh state with the arrays given."""
         found = self.checkpoints.restore(self.program.shapes, self.program.shardings)
         state, step = found or (self.fresh(), 0)
         self.log.start(step)
+        if meant := workdir.changes(self.folder, self.config):
+            self.log.event(step, f"changed: {meant}.")
         if found:
             done = step >= self.config.num_steps
             self.log.event(step, "this run is done already." if done else "resumed.")
@@ -115,35 +100,48 @@ class Run:
             self.log.event(step, f"no trace: {self.config.profile} is past, take later steps.")
         return state, step
 
-    def fresh(self) -> Any:
-        """The state at step 0."""
-        given = self.initial(self.program.mesh)  # Before anything is compiled: it may be no file.
+    def fresh(self) -> Tree:
+        """The state at step 0, with the arrays given and what the first batch initialises."""
+        given, self.given = self.given, None
+        if given is None:
+            given = self.experiment.initial()
         state = self.program.init(self.key)
         leaves = named_leaves(state)
         placed = {n: sharding.put(x, leaves[n].sharding) for n, x in given.items()}
-        return with_leaves(state, leaves | placed)
+        state = with_leaves(state, leaves | placed)
+        if self.program.begin is None:
+            return state
+        batch = self.to_mesh(*self.read(1))
+        return self.program.begin(state, self.program.frozen, batch, self.step_key(0))
 
-    def batches(self, first: int) -> Iterator[Any]:
-        """The batch of every step from `first` on, on the mesh."""
+    def read(self, step: int) -> tuple[str, Tree]:
+        """Kind of a step's batch, and the rows of it that this process feeds."""
+        kind = self.train_data.kind(step)
+        return kind, self.train_data.batch(step, self.order.at(step), self.rows[kind])
+
+    def to_mesh(self, kind: str, batch: Tree) -> Tree:
+        """The global batch of what every process has read."""
+        return sharding.to_mesh(batch, self.num_rows[kind], self.mesh)
+
+    def batches(self, first: int) -> Iterator[tuple[str, Tree]]:
+        """Kind and batch of every step from `first` on, on the mesh."""
         config = self.config
-
-        def read(step: int) -> Any:
-            return self.train_data.batch(step, self.order.at(step), self.rows)
-
-        for batch in read_ahead(read, first, config.num_steps, config.read_ahead):
-            yield sharding.to_mesh(batch, config.batch_size, self.program.mesh)
+        for kind, batch in read_ahead(self.read, first, config.num_steps, config.read_ahead):
+            yield kind, self.to_mesh(kind, batch)
 
     def step_key(self, step: int) -> jax.Array:
         """Randomness of one step: a function of seed, data order and step alone."""
         return jax.random.fold_in(jax.random.fold_in(self.key, self.order.at(step)), step)
 
-    def measure(self, batch: Any) -> None:
-        """Counts the model's FLOPs of a step once, to report the share of the devices' peak."""
-        if not self.share_of_peak:
-            program = self.program
-            given = program.shapes, program.frozen, batch, self.key
-            work = model_flops(self.task, batch, lambda: flops.jaxpr_of(self.task.update, *given))
-            self.share_of_peak = work / flops.peak_flops(program.mesh.devices.flatten())
+    def measure(self, kind: str, batch: Tree) -> None:
+        """Finds the model's own FLOPs of a kind once, to report the share of the devices' peak."""
+        if kind not in self.share_of_peak:
+            program, work = self.program, self.experiment.model_flops(kind)
+            if work is None:
+                update = functools.partial(self.experiment.task.update, kind)
+                work = flops.own_flops(update, program.shapes, program.frozen, batch, self.key)
+            peak = flops.peak_flops(self.mesh.devices.flatten())
+            self.share_of_peak[kind] = work / peak
 
     def claim(self) -> None:
         """Makes the work directory this config's: what can fail at the start did not."""
@@ -158,18 +156,21 @@ class Run:
         self.claim()
         self.checkpoints.save(step, state)
 
-    def report(self, step: int, pending: list[Any], rate: float, seconds: float) -> None:
+    def report(self, step: int, pending: Sequence[Done], rate: float, seconds: float) -> None:
         """Logs the means of the steps just done and how many were done a second."""
-        means = _means(pending)
+        means = _means(pending, list(self.experiment.batches))
         if np.isfinite(rate):
-            means["mfu"] = self.share_of_peak * rate
-        self.log.train(step, means, self.config.batch_size * rate, seconds)
+            means["mfu"] = float(np.mean([self.share_of_peak[d.kind] for d in pending])) * rate
+        rows = float(np.mean([self.num_rows[done.kind] for done in pending]))
+        self.log.train(step, means, rows * rate, seconds)
 
-    def evaluate(self, step: int, state: Any) -> None:
-        """Logs the metrics of the sets that are due."""
+    def evaluate(self, step: int, state: Tree) -> None:
+        """Logs the values of the evaluators that are due."""
         later = () if step == self.config.num_steps else self.config.final_sets
-        sets = {name: data for name, data in self.eval_data.items() if name not in later}
-        self.log.evaluation(step, evaluate(self.task, self.program, state, sets))
+        due_now = {n: e for n, e in self.experiment.evaluators.items() if n not in later}
+        key = jax.random.fold_in(self.key, step)
+        values = evaluate(due_now, state, self.program.frozen, key, self.mesh)
+        self.log.evaluation(step, values)
 
     def stretch(self, stop: Callable[[], bool]) -> Any:
         """Steps to the end; Stopped or NonFiniteError end it before."""
@@ -177,13 +178,14 @@ class Run:
         state, step = self.start()
         batches, pending, watch = self.batches(step + 1), [], Stopwatch()
         while step < last and not stop():
-            step, batch = step + 1, next(batches)
-            self.measure(batch)
+            step, (kind, batch) = step + 1, next(batches)
+            self.measure(kind, batch)
             with self.trace.step(step, state):
-                state, metrics = program.update(state, program.frozen, batch, self.step_key(step))
-            pending.append(metrics)
+                key = self.step_key(step)
+                state, metrics = program.update[kind](state, program.frozen, batch, key)
+            pending.append(Done(kind, metrics))
             # The host stays at most two batches ahead of the device.
-            jax.block_until_ready(pending[max(len(pending) - 3, 0)])
+            jax.block_until_ready(pending[max(len(pending) - 3, 0)].metrics)
             if not self.claimed:
                 jax.block_until_ready(metrics)
                 self.claim()
@@ -234,37 +236,42 @@ class Run:
 
 
 def train(
-    config: ConfigDict,
-    task: Task,
-    train_data: TrainData,
-    eval_data: Mapping[str, EvalData],
-    folder: str,
-    initial: Initial = lambda mesh: {},
-) -> Any:
+    config: ConfigDict, make: Callable[[ConfigDict, AnyMesh], Experiment], folder: str
+) -> Tree:
     """Trains to `config.num_steps` from where this directory's run stands; returns the state.
 
-    A run begins at its newest checkpoint, else at a fresh state, in which what `initial` makes
-    for the mesh takes the place of the leaves of these names.
+    A run begins at its newest checkpoint, else at a fresh state. All that it will read is opened
+    and checked by `make` first; the directory is the run's own from its first step on.
 
     Raises:
-        ValueError: the directory is another config's, the batch does not fit the mesh, or a value
-            of the config is one that no run can have.
+        UserError: a value of the config is one that no run can have, a batch does not fit the
+            mesh, the directory is another config's, cannot be used or is in use, or its
+            checkpoints are damaged.
         RuntimeError: the loss was not finite more often than `config.max_rollbacks`.
-        UserError: the directory cannot be used, or is in use, or its checkpoints are damaged.
         Stopped: SIGTERM or SIGINT came to any of the run's processes; the state is saved.
     """
     settings.check(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, mesh)
-    for data in eval_data.values():
-        sharding.check_batch_size(data.batch_size, mesh, name="evaluation.batch_size")
     path = workdir.check(folder, config)
+    experiment = make(config, mesh)
+    train_data = experiment.train_data
+    if train_data is None:
+        raise UserError(
+            f"config.experiment: {config.experiment!r} is for preflight: nothing trains."
+        )
+    for kind in experiment.batches:
+        sharding.check_batch_size(experiment.num_rows(kind), mesh, name=f"batch of {kind}")
+    # Before anything is compiled: it may be no file.
+    given = None if find_steps(path / "checkpoints") else experiment.initial()
     with ExitStack() as open_:
         open_.enter_context(workdir.locked(path))
         open_.enter_context(notes.kept(path))
         asked = open_.enter_context(interrupts.requests())
-        program = place(task, mesh, config.seed, config.vmem_kib)
-        run = Run(config, task, program, train_data, eval_data, path, initial)
+        open_.callback(train_data.close)
+        train_data.prepare(path)
+        program = place(experiment, mesh, config.seed, config.vmem_kib)
+        run = Run(config, experiment, program, train_data, mesh, path, given)
         for part in (run.checkpoints, run.log, closing(run.trace)):
             open_.enter_context(part)
         stop = hosts.agreed(asked)
@@ -276,3 +283,8 @@ def train(
                 return run.stretch(stop)
             except NonFiniteError:
                 run.roll_back()
+
+
+def run(config: ConfigDict, folder: str) -> Tree:
+    """Trains the experiment that a config names in its work directory."""
+    return train(config, find(config), folder)

@@ -5,7 +5,7 @@ decay follows the schedule but not the learning rate, as the published distillat
 have it. AdamW's `lambda` is therefore `weight_decay / learning_rate`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -40,17 +40,19 @@ SHAPES = {
 }
 
 
-def make_schedule(shape: str, num_steps: int, warmup_steps: int) -> optax.Schedule:
+def make_schedule(
+    shape: str, num_steps: int, warmup_steps: int, key: str = "optimizer"
+) -> optax.Schedule:
     """A factor in [0, 1]: linear warm-up, then the named shape down to its end.
 
     Raises:
         ValueError: an unknown shape, or a warm-up that leaves nothing of the run.
     """
     if shape not in SHAPES:
-        raise UserError(f"optimizer.schedule: {shape!r} is unknown, take one of {list(SHAPES)}.")
+        raise UserError(f"{key}.schedule: {shape!r} is unknown, take one of {list(SHAPES)}.")
     if not 0 <= warmup_steps < num_steps:
         raise UserError(
-            f"optimizer.warmup_steps: {warmup_steps} steps of warm-up do not fit a run of "
+            f"{key}.warmup_steps: {warmup_steps} steps of warm-up do not fit a run of "
             f"{num_steps} steps: shorten the warm-up or lengthen the run."
         )
 
@@ -104,7 +106,7 @@ class Optimizer(NamedTuple):
         return model, OptimizerState(state.count + 1, moments), metrics
 
 
-def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
+def make(config: ConfigDict, num_steps: int, model: Any, key: str = "optimizer") -> Optimizer:
     """The optimizer of `config` for the parameters of `model` (arrays or shapes).
 
     Keys of `config`: `learning_rate`, `schedule`, `warmup_steps`, `clip_norm` (None or 0: none),
@@ -116,25 +118,25 @@ def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
         ValueError: a parameter that a table does not match once, an unknown kind, or a number that
             no run can have.
     """
-    _check(config)
+    _check(config, key)
     names = list(named_leaves(model))
-    tables = {
-        what: {n: match_one(n, getattr(config, what), f"optimizer.{what}") for n in names}
-        for what in ("kinds", "decay", "rates", "frozen")
-    }
+    tables = {}
+    for what in ("kinds", "decay", "rates", "frozen"):
+        rules = [(regex, value) for regex, value in config[what]]  # JSON has lists of lists.
+        tables[what] = {n: match_one(n, rules, f"{key}.{what}") for n in names}
     kinds, rates = tables["kinds"], tables["rates"]
     unknown = sorted(set(kinds.values()) - set(KINDS))
     if unknown:
-        raise UserError(f"optimizer.kinds: {unknown} is unknown, take one of {list(KINDS)}.")
+        raise UserError(f"{key}.kinds: {unknown} is unknown, take one of {list(KINDS)}.")
     frozen = frozenset(n for n in names if tables["frozen"][n])
-    transforms = {kind: _transform(config, kind) for kind in set(kinds.values())}
+    transforms = {kind: _transform(config, kind, key) for kind in set(kinds.values())}
     steps = {n: config.learning_rate * rates[n] for n in names}
     decay = {n: config.weight_decay * tables["decay"][n] for n in names}
 
     def step_and_decay(updates: Any, params: Any) -> Any:
         return {n: -steps[n] * u - decay[n] * params[n] for n, u in updates.items()}
 
-    schedule = make_schedule(config.schedule, num_steps, config.warmup_steps)
+    schedule = make_schedule(config.schedule, num_steps, config.warmup_steps, key)
     transform = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.partition(transforms, lambda params: {n: kinds[n] for n in params}),
@@ -143,32 +145,79 @@ def make(config: ConfigDict, num_steps: int, model: Any) -> Optimizer:
     return Optimizer(transform, frozen, schedule, config.learning_rate)
 
 
-def _check(config: ConfigDict) -> None:
+def make_all(configs: ConfigDict, num_steps: int, model: Any) -> dict[str, Optimizer]:
+    """The optimizers of a config by name, each with a count and moments of its own."""
+    return {n: make(c, num_steps, model, f"optimizers.{n}") for n, c in configs.items()}
+
+
+def name_for(kind: str, optimizers: Mapping[str, Optimizer]) -> str:
+    """The optimizer of a kind of batch: the one that is called like it, else the only one.
+
+    Raises:
+        UserError: none is called like it, and there are several.
+    """
+    if kind in optimizers:
+        return kind
+    if len(optimizers) == 1:
+        return next(iter(optimizers))
+    raise UserError(
+        f"config.optimizers: {sorted(optimizers)} has none for batches of the kind {kind!r}: name "
+        "one after each kind, or have one for all."
+    )
+
+
+def average_decay(decay: float | None) -> float | None:
+    """What an average of the parameters keeps of itself each step; None: there is no average.
+
+    Raises:
+        UserError: it is not from 0 to 1.
+    """
+    return None if decay is None else settings.number(decay, "average", 1.0)
+
+
+def begin_average(model: Any, decay: float | None) -> Any:
+    """The average at step 0: the model itself, or None."""
+    return None if decay is None else jax.tree.map(jnp.array, model)
+
+
+def follow(average: Any, model: Any, decay: float | None) -> Any:
+    """The average after a step: `decay * average + (1 - decay) * model`."""
+    if decay is None:
+        return None
+    return optax.incremental_update(model, average, 1 - decay)
+
+
+def averaged(state: Any) -> Any:
+    """The model that is evaluated and exported: the average, where the state has one."""
+    return state.model if state.average is None else state.average
+
+
+def _check(config: ConfigDict, key: str) -> None:
     """Raises UserError for a number that no run can have."""
     most = {"learning_rate": settings.MAX_LEARNING_RATE, "weight_decay": 1.0}
     for name, bound in most.items():
-        settings.number(config[name], f"optimizer.{name}", bound)
-    settings.whole(config.warmup_steps, "optimizer.warmup_steps", 0)
+        settings.number(config[name], f"{key}.{name}", bound)
+    settings.whole(config.warmup_steps, f"{key}.warmup_steps", 0)
     if config.clip_norm is not None:
-        settings.number(config.clip_norm, "optimizer.clip_norm")
+        settings.number(config.clip_norm, f"{key}.clip_norm")
     for table in ("decay", "rates"):
         for regex, factor in config[table]:
-            settings.number(factor, f"optimizer.{table}.{regex}")
+            settings.number(factor, f"{key}.{table}.{regex}")
     for kind, options in config.options.items():
-        settings.one_of(kind, "optimizer.options", KINDS)
+        settings.one_of(kind, f"{key}.options", KINDS)
         for name, found in options.items():
             if isinstance(found, int | float):
-                settings.number(float(found), f"optimizer.options.{kind}.{name}")
+                settings.number(float(found), f"{key}.options.{kind}.{name}")
 
 
-def _transform(config: ConfigDict, kind: str) -> optax.GradientTransformation:
+def _transform(config: ConfigDict, kind: str, key: str) -> optax.GradientTransformation:
     """The optimizer of a kind with its keywords."""
     options = config.options.to_dict().get(kind, {})
     try:
         return KINDS[kind](**options)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"config.optimizer.options.{kind}: {options} is refused ({error}): give the keywords "
+            f"config.{key}.options.{kind}: {options} is refused ({error}): give the keywords "
             f"of optax.{KINDS[kind].__name__}."
         ) from error
 

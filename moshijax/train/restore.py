@@ -1,7 +1,7 @@
 """Reading of one checkpoint, the whole of it or a part, by each process for itself."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -72,6 +72,36 @@ def part(folder: pathlib.Path, prefix: str, mesh: Mesh | None) -> dict[str, Any]
     record = intact.read_record(folder)
     intact.check_index(folder, record or ())
     shapes = {n: s for n, s in _shapes(folder, record).items() if n.startswith(prefix)}
+    leaves = _read_some(folder, shapes, record, mesh)
+    return {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
+
+
+def names(folder: pathlib.Path, prefix: str) -> list[str]:
+    """The names of a checkpoint's arrays that begin so."""
+    found = _shapes(folder, intact.read_record(folder))
+    return sorted(name for name in found if name.startswith(prefix))
+
+
+def one_by_one(folder: pathlib.Path, prefix: str) -> Iterator[tuple[str, jax.Array]]:
+    """The same arrays, one after the other, so that no more than one is in memory.
+
+    Raises:
+        Damaged: the checkpoint is not whole.
+    """
+    record = intact.read_record(folder)
+    intact.check_index(folder, record or ())
+    for name, shape in sorted(_shapes(folder, record).items()):
+        if name.startswith(prefix):
+            leaf = _read_some(folder, {name: shape}, record, None)[name]
+            yield name.removeprefix(prefix), leaf
+
+
+def _read_some(
+    folder: pathlib.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    record: intact.Record | None,
+    mesh: Mesh | None,
+) -> dict[str, jax.Array]:
     args = ocp.args.PyTreeRestore(
         item=dict.fromkeys(shapes, 0),
         restore_args={name: _target(name, shape, mesh) for name, shape in shapes.items()},
@@ -81,7 +111,7 @@ def part(folder: pathlib.Path, prefix: str, mesh: Mesh | None) -> dict[str, Any]
     leaves = {name: jnp.asarray(found[name]) for name in shapes}
     if record is not None:
         intact.check_digests(leaves, record)
-    return {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
+    return leaves
 
 
 def _shapes(folder: pathlib.Path, record: intact.Record | None) -> dict[str, tuple[int, ...]]:

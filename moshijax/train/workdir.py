@@ -24,11 +24,13 @@ from moshijax.files import check_output, replacing, unwritable
 from moshijax.paths import local_path
 
 
-# Keys that change what is logged and kept, or how the work is split, not what is computed.
-BOOKKEEPING = (
-    *("log_every", "eval_every", "checkpoint_every"),
-    *("final_sets", "keep_checkpoints", "read_ahead", "profile", "vmem_kib"),
-    *("mesh.data", "mesh.fsdp", "mesh.tensor", "accumulate"),
+# Keys that are free to change between starts: what is logged, kept, evaluated and tried again,
+# where things lie, how the work is split. All others are of what is computed: a run keeps them,
+# unless `--change` says otherwise.
+FREE = re.compile(
+    r"(log|eval|checkpoint)_every|final_sets|keep_checkpoints|max_rollbacks|read_ahead|profile"
+    r"|change|evaluation\..*|mesh\..*|accumulate|vmem_kib|data\.(data_dir|threads)"
+    r"|(model|student)\.(load|load_preset)|cache\.folder"
 )
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -53,14 +55,23 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return items
 
 
-def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
-    """What differs between two configs."""
+def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> dict[str, str]:
+    """What differs between two configs in what is computed: a clause for each key."""
     theirs, mine = _flat(theirs), _flat(mine)
-    return "; ".join(
-        f"{key} was {theirs.get(key)!r}, is now {mine.get(key)!r}"
+    return {
+        key: f"{key} was {theirs.get(key)!r}, is now {mine.get(key)!r}"
         for key in sorted(theirs.keys() | mine.keys())
-        if theirs.get(key) != mine.get(key) and key not in BOOKKEEPING
-    )
+        if theirs.get(key) != mine.get(key) and not FREE.fullmatch(key)
+    }
+
+
+def changes(workdir: pathlib.Path, config: ConfigDict) -> str:
+    """What `--change` has changed of a run since its last start; empty if nothing."""
+    path = workdir / CONFIG
+    found = ""
+    if hosts.first() and path.exists():
+        found = "; ".join(_changes(json.loads(path.read_bytes()), _plain(config)).values())
+    return hosts.tell(found)
 
 
 def check(folder: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
@@ -111,10 +122,14 @@ def _trouble(workdir: pathlib.Path, ours: dict[str, Any]) -> str:
             f"{path} is damaged ({error}): delete it if the run in {workdir} is of this config, "
             "or take another --workdir."
         )
-    if changes := _changes(theirs, ours):
+    told = {change.partition("=")[0] for change in ours.get("change", ())}
+    odd = {key: text for key, text in _changes(theirs, ours).items() if key not in told}
+    if odd:
+        key = next(iter(odd))
         return (
-            f"{workdir} belongs to another config ({changes}): "
-            "take another --workdir, or the config it was started with."
+            f"{workdir} belongs to another config ({'; '.join(odd.values())}): take another "
+            f"--workdir, or the config it was started with, or say that it is meant, as in "
+            f"--change {key}={_flat(ours).get(key)}."
         )
     return ""
 

@@ -40,7 +40,7 @@ def test_shards_hold_what_was_written(shards):
 
 
 def test_training_windows_are_cut_and_padded(shards):
-    data = TrainWindows(load(shards, 12, CONFIG), batch_size=5, length=12, seed=1)
+    data = TrainWindows(load(shards, 12, CONFIG), kind="audio", batch_size=5, length=12, seed=1)
     codes = data.batch(3)["codes"]
     assert codes.shape == (5, 17, 12)
     for row in codes:
@@ -53,7 +53,7 @@ def test_training_windows_are_cut_and_padded(shards):
 
 
 def test_rows_are_those_of_the_whole_batch(shards):
-    data = TrainWindows(load(shards, 12, CONFIG), batch_size=4, length=12, seed=1)
+    data = TrainWindows(load(shards, 12, CONFIG), kind="audio", batch_size=4, length=12, seed=1)
     whole = data.batch(7, order=2)["codes"]
     np.testing.assert_array_equal(data.batch(7, 2, np.array([1, 3]))["codes"], whole[[1, 3]])
     assert (data.batch(8, order=2)["codes"] != whole).any()

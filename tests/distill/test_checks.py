@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import checks, distances, evaluate, experiment, teachers
+from distill import checks, distances, evaluate, teachers
 from distill.vision import convert
 from moshijax.errors import UserError
+from moshijax.train import loop
 
 
 def config(changes, switches="tiny"):
@@ -69,7 +70,7 @@ def test_values_that_no_run_can_have_are_refused_by_their_key(key, value):
 )
 def test_parts_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        experiment.run(config(changes), str(tmp_path / "run"))
+        loop.run(config(changes), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -83,7 +84,7 @@ def test_an_experiment_without_evaluation_sets_is_refused():
 
 def test_a_missing_start_of_a_student_is_found_before_the_run_begins(tmp_path):
     with pytest.raises(UserError, match="neither an npz file nor a work directory"):
-        experiment.run(config({"student.load": "nowhere"}), str(tmp_path / "run"))
+        loop.run(config({"student.load": "nowhere"}), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import classes, experiment
+from distill import classes
 from distill.vision import sources
 from moshijax.errors import UserError
+from moshijax.train import loop
+from tests.distill.parts import build
 
 
 def source(*names, name="images"):
@@ -98,7 +100,7 @@ def config(train, test, **changes):
     c.data.name, c.data.train, c.data.channels = train, "all", 1
     c.evaluation.name, c.evaluation.sets = test, dict(test="all")
     c.student.overrides.num_classes = 3
-    c.teachers, c.optimizer.warmup_steps = {}, 0
+    c.teachers, c.optimizers.model.warmup_steps = {}, 0
     c.update(changes)
     return c
 
@@ -107,7 +109,7 @@ def test_folders_of_other_classes_are_refused_before_a_run_begins(tmp_path):
     train = fill(tmp_path / "train", "ant", "bee", "cat")
     test = fill(tmp_path / "test", "bee", "cat", "dog")
     with pytest.raises(UserError, match=r"'ant'.*'dog'"):
-        experiment.run(config(train, test), str(tmp_path / "run"))
+        loop.run(config(train, test), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -116,25 +118,25 @@ def test_evaluation_counts_by_the_names_of_the_students_run(tmp_path):
     (tmp_path / "run").mkdir()
     classes.keep(tmp_path / "run", ("ant", "bee", "cat"))
     c.student.load = str(tmp_path / "run")
-    _, _, sets = experiment.build(c, tmp_path, train=False)
+    _, _, sets = build(c, tmp_path, train=False)
     batch = sets["test"].batch(0)
     assert batch["label"][batch["mask"] > 0].tolist() == [1] * 4 + [2] * 4
     c.evaluation.name = fill(tmp_path / "other", "bee", "cat", "dog")
     with pytest.raises(UserError, match=r"than student: .*'ant'.*'dog'"):
-        experiment.build(c, tmp_path, train=False)
+        build(c, tmp_path, train=False)
 
 
 def test_evaluation_of_a_file_counts_by_the_training_folder_where_there_is_one(tmp_path):
     train = fill(tmp_path / "train", "ant", "bee", "cat")
     c = config(train, fill(tmp_path / "test", "bee", "cat"))
-    _, _, sets = experiment.build(c, tmp_path, train=False)
+    _, _, sets = build(c, tmp_path, train=False)
     assert sets["test"].batch(0)["label"].max() == 2
     c.evaluation.name = fill(tmp_path / "other", "bee", "cat", "dog")
     with pytest.raises(UserError, match=r"'ant'.*'dog'|'dog'.*'ant'"):
-        experiment.build(c, tmp_path, train=False)
+        build(c, tmp_path, train=False)
 
 
 def test_a_set_of_other_classes_than_the_model_is_refused(tmp_path):
     c = config(sources.SAMPLE, fill(tmp_path / "test", "bee", "cat"))
     with pytest.raises(UserError, match="student: 3 classes do not fit the 2 of folder:"):
-        experiment.build(c, tmp_path, train=False)
+        build(c, tmp_path, train=False)

@@ -24,7 +24,7 @@ def call(*args, **options):
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        (["--config.optimizer.learning_rat=3"], 'Did you mean "learning_rate"'),
+        (["--config.optimizers.model.learning_rat=3"], 'Did you mean "learning_rate"'),
         (["--config.batch_size=many"], "invalid literal"),
         (["--config.teachers.teacher.load=nowhere"], "neither an npz file nor a work directory"),
         (["--config.batch_size=15", "--config.mesh.data=2"], "does not make 1 devices"),

@@ -1,11 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from configs import distill_vision
 from distill import experiment
+from moshijax import sharding
 from moshijax.nn.paths import named_leaves
-from moshijax.train import plan
+from tests.distill.parts import build
 
 
 def shapes(tree):
@@ -15,19 +18,25 @@ def shapes(tree):
 @pytest.mark.parametrize("arm", ["funmatch", "fixed", "labels"])
 def test_plan_has_the_shapes_of_what_is_trained(arm, tmp_path):
     config = distill_vision.get_config(f"tiny,arm={arm}")
-    planned = plan.make(config)
-    task, data, _ = experiment.build(config, tmp_path)
+    planned = experiment.make(config, sharding.abstract_mesh())
+    task, data, _ = build(config, tmp_path)
     batch = data.batch(1, 0, None)
-    assert shapes(batch) == shapes(planned.batch)
+    assert shapes(batch) == shapes(planned.batches["images"])
     key = jax.random.key(0)
     state = jax.eval_shape(task.init, key)
-    real = jax.eval_shape(task.update, state, task.frozen, batch, key)
-    told = jax.eval_shape(planned.task.update, state, planned.task.frozen, planned.batch, key)
+    real = jax.eval_shape(functools.partial(task.update, "images"), state, task.frozen, batch, key)
+    told = jax.eval_shape(
+        functools.partial(planned.task.update, "images"),
+        state,
+        planned.task.frozen,
+        planned.batches["images"],
+        key,
+    )
     assert shapes(real) == shapes(told)
-    assert planned.counts == {"images": 16}
+    assert planned.counts == {"images": {"images": 16}}
 
 
 def test_cached_plans_come_with_logits_and_without_the_teachers_images(tmp_path):
     config = distill_vision.get_config("tiny")
     config.cache.folder = str(tmp_path)
-    assert experiment.plan(config).batch["teacher_logits"]["teacher"].shape == (16, 10)
+    assert experiment.batch_shapes(config)["teacher_logits"]["teacher"].shape == (16, 10)

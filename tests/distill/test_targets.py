@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import experiment, npz, targets, teachers
+from distill import npz, targets, teachers
 from distill.vision import convert
 from moshijax.errors import UserError
+from tests.distill.parts import build
 
 
 def teacher(path, seed):
@@ -28,7 +29,7 @@ def config(tmp_path, switches="tiny"):
 
 
 def logits(c, tmp_path):
-    return experiment.build(c, tmp_path)[1].batch(1, 0, None)["teacher_logits"]["teacher"]
+    return build(c, tmp_path)[1].batch(1, 0, None)["teacher_logits"]["teacher"]
 
 
 @pytest.mark.parametrize("switches", ["tiny", "tiny,arm=fixed"])
@@ -67,7 +68,7 @@ def test_targets_of_other_views_and_images_are_refused(tmp_path, key, value, wha
     c = config(tmp_path)
     c.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=what):
-        experiment.build(c, tmp_path)
+        build(c, tmp_path)
 
 
 def test_plans_of_another_cache_are_refused_before_a_step(tmp_path):
@@ -78,13 +79,13 @@ def test_plans_of_another_cache_are_refused_before_a_step(tmp_path):
     logits(other, tmp_path)
     shutil.copy(tmp_path / "cache/0000001.npz", tmp_path / "other/0000001.npz")
     with pytest.raises(UserError, match=r"0000001.npz caches another .*seed 0, not 1"):
-        experiment.build(other, tmp_path)
+        build(other, tmp_path)
     (tmp_path / "other/0000001.npz").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match=r"0000001.npz is not a whole npz file.*make it again"):
-        experiment.build(other, tmp_path)
+        build(other, tmp_path)
     (tmp_path / "other/cache.json").write_text("{")
     with pytest.raises(UserError, match=r"cache.json is damaged"):
-        experiment.build(other, tmp_path)
+        build(other, tmp_path)
 
 
 def test_plans_without_facts_are_refused(tmp_path):
@@ -95,7 +96,7 @@ def test_plans_without_facts_are_refused(tmp_path):
     del arrays[targets.FACTS]
     npz.save(path, arrays)
     with pytest.raises(UserError, match=r"0000000.npz caches another"):
-        experiment.build(config(tmp_path), tmp_path)
+        build(config(tmp_path), tmp_path)
 
 
 def test_digests_are_of_names_types_and_values():

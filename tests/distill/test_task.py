@@ -1,13 +1,17 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import classes, evaluate, experiment, teachers
+from distill import classes, evaluate, teachers
 from distill.task import State
 from distill.vision import convert, sources
 from moshijax.nn.paths import named_leaves
+from moshijax.train import loop
+from tests.distill.parts import build
 
 
 def config(switches="tiny", **changes):
@@ -18,20 +22,26 @@ def config(switches="tiny", **changes):
     return c
 
 
-def build(tmp_path, **options):
+def made(tmp_path, **options):
     c = config(**options)
-    return c, *experiment.build(c, tmp_path)
+    return c, *build(c, tmp_path)
 
 
 def step(task, data, number=1):
     state = task.init(jax.random.key(0))
     batch = jax.tree.map(jnp.asarray, data.batch(number, 0, None))
-    return state, batch, *jax.jit(task.update)(state, task.frozen, batch, jax.random.key(1))
+    return (
+        state,
+        batch,
+        *jax.jit(functools.partial(task.update, "images"))(
+            state, task.frozen, batch, jax.random.key(1)
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
 def funmatch(tmp_path_factory):
-    c, task, data, sets = build(tmp_path_factory.mktemp("funmatch"))
+    c, task, data, sets = made(tmp_path_factory.mktemp("funmatch"))
     return c, task, data, sets, *step(task, data)
 
 
@@ -61,7 +71,7 @@ def test_only_the_student_changes(funmatch):
 
 def test_accumulated_update_equals_a_whole_one(funmatch, tmp_path):
     _, _, data, _, _, _, whole, metrics = funmatch
-    _, task, _, _ = build(tmp_path, accumulate=4)
+    _, task, _, _ = made(tmp_path, accumulate=4)
     _, _, pieces, others = step(task, data)
     np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-5)
     for (name, a), b in zip(
@@ -97,14 +107,15 @@ def test_cached_plans_give_the_live_loss(funmatch, tmp_path):
     c, task, live, *_, metrics = funmatch
     c = c.copy_and_resolve_references()
     c.cache = dict(folder=str(tmp_path / "cache"), num_plans=2)
-    cached_task, cached, _ = experiment.build(c, tmp_path)
+    cached_task, cached, _ = build(c, tmp_path)
     assert sorted(p.name for p in (tmp_path / "cache").glob("*.npz")) == [
         "0000000.npz",
         "0000001.npz",
     ]
     _, batch, _, others = step(cached_task, cached)
     np.testing.assert_array_equal(
-        batch["images"][task.keys["student"]], live.batch(1)["images"][task.keys["student"]]
+        batch["images"][task.keys["student"]],
+        live.batch(1, 0, None)["images"][task.keys["student"]],
     )
     np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-5)
     again = cached.batch(3, 0, np.array([1, 5]))
@@ -112,11 +123,11 @@ def test_cached_plans_give_the_live_loss(funmatch, tmp_path):
     assert not np.array_equal(cached.batch(1, 1, None)["index"], batch["index"])
     c.mixup = 0.5
     with pytest.raises(ValueError, match=r"caches another teacher or view \(mixup 1.0, not 0.5\)"):
-        experiment.build(c, tmp_path)
+        build(c, tmp_path)
 
 
 def test_fixed_teacher_has_one_answer_per_image(tmp_path):
-    _c, task, data, _ = build(tmp_path, switches="tiny,arm=fixed,view=fix/ic_ens")
+    _c, task, data, _ = made(tmp_path, switches="tiny,arm=fixed,view=fix/ic_ens")
     batch = data.batch(1, 0, None)
     other = next(
         b
@@ -137,11 +148,11 @@ def test_fixed_teacher_has_one_answer_per_image(tmp_path):
 
 def test_mixup_with_a_fixed_teacher_is_refused(tmp_path):
     with pytest.raises(ValueError, match="images cannot be mixed"):
-        build(tmp_path, switches="tiny,arm=fixed", mixup=1.0)
+        made(tmp_path, switches="tiny,arm=fixed", mixup=1.0)
 
 
 def test_labels_are_mixed_as_the_images_are(tmp_path):
-    _, task, data, _ = build(tmp_path, switches="tiny,arm=labels", mixup=1.0)
+    _, task, data, _ = made(tmp_path, switches="tiny,arm=labels", mixup=1.0)
     _state, batch, _, metrics = step(task, data)
     # A head of zeros gives every class the same probability.
     np.testing.assert_allclose(metrics["loss"], np.log(10), rtol=1e-5)
@@ -153,7 +164,7 @@ def test_several_teachers_of_several_resolutions(tmp_path):
     from configs import distill_imagenet
 
     c = distill_imagenet.get_config("tiny,teacher=ensemble,resolution=160")
-    task, data, _ = experiment.build(c, tmp_path)
+    task, data, _ = build(c, tmp_path)
     batch = data.batch(1)
     sizes = {name: batch["images"][key].shape[1] for name, key in task.keys.items()}
     assert sizes == {"student": 22, "t224": 32, "t384": 54}
@@ -178,27 +189,27 @@ def test_wrong_experiments_are_refused_in_one_sentence(tmp_path):
         (dict(view="same/xx"), "same/xx"),
     ):
         with pytest.raises(ValueError, match=message):
-            build(tmp_path, **changes)
+            made(tmp_path, **changes)
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path):
     c = config()
     c.student.overrides.num_classes = 7
     with pytest.raises(ValueError, match="student: 7 classes do not fit the 10 of"):
-        experiment.build(c, tmp_path)
+        build(c, tmp_path)
     c = config()
     c.student.preset = "r51"
     with pytest.raises(ValueError, match="preset: 'r51' is unknown, take one of r50x1"):
-        experiment.build(c, tmp_path)
+        build(c, tmp_path)
     with c.unlocked():
         c.student.preset, c.student.overrides.depth = "tiny", 3
     with pytest.raises(ValueError, match="depth"):
-        experiment.build(c, tmp_path)
+        build(c, tmp_path)
 
 
 def test_model_of_another_run_is_a_teacher_and_a_wrong_one_is_refused(tmp_path):
     c = config("tiny,arm=teacher", num_steps=6)
-    state = experiment.run(c, str(tmp_path / "teacher"))
+    state = loop.run(c, str(tmp_path / "teacher"))
     student = config()
     student.teachers.teacher.load = str(tmp_path / "teacher")
     loaded = teachers.load_model(student.teachers.teacher, 0)
@@ -212,8 +223,8 @@ def test_model_of_another_run_is_a_teacher_and_a_wrong_one_is_refused(tmp_path):
         teachers.load_model(student.teachers.teacher, 0)
     start = config("tiny", num_steps=6)
     start.student.load = str(tmp_path / "teacher")
-    start.optimizer.learning_rate = start.optimizer.weight_decay = 0.0
-    begun = experiment.run(start, str(tmp_path / "start"))
+    start.optimizers.model.learning_rate = start.optimizers.model.weight_decay = 0.0
+    begun = loop.run(start, str(tmp_path / "start"))
     for a, b in zip(jax.tree.leaves(begun.model), jax.tree.leaves(state.model), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -226,7 +237,7 @@ def test_state_is_a_tree_of_arrays_alone(funmatch):
 
 def test_student_is_evaluated_from_its_directory_and_its_exported_file(tmp_path):
     c = config("tiny,arm=teacher", num_steps=6)
-    experiment.run(c, str(tmp_path / "run"))
+    loop.run(c, str(tmp_path / "run"))
     assert classes.of_run(str(tmp_path / "run")) == sources.SAMPLE_CLASSES
     metrics = evaluate.evaluate(c, str(tmp_path / "run"))
     assert metrics["test/count"] == 100

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from moshijax.train import optim
-from moshijax.train.plan import Plan
+from moshijax.train.task import Experiment
 
 
 class State(NamedTuple):
@@ -21,8 +21,8 @@ class State(NamedTuple):
 class StackTask:
     """Makes a stack of layers repeat what it is shown."""
 
-    unit = "rows"
     frozen = ()
+    begin = None
 
     def __init__(self, config):
         self.config = config
@@ -41,7 +41,7 @@ class StackTask:
         model = self.model(key)
         return State(model, self.optimizer.init(model))
 
-    def update(self, state, frozen, batch, key):
+    def update(self, kind, state, frozen, batch, key):
         def layer(x, kernels):
             up, down = (kernel.astype(jnp.bfloat16) for kernel in kernels)
             return x + jax.nn.relu(x @ up) @ down, None
@@ -59,15 +59,6 @@ class StackTask:
         )
         model, optimizer, norms = self.optimizer.update(grads, state.optimizer, state.model)
         return State(model, optimizer), metrics | norms
-
-    def evaluate(self, state, frozen, batch):
-        return {}
-
-    def summarize(self, sums):
-        return {}
-
-    def model_flops(self, batch):
-        return None
 
 
 OPTIMIZER = dict(
@@ -91,12 +82,15 @@ LOOP = (
 )
 
 
-def plan(config):
+def make(config, mesh):
     shape = (config.batch_size, config.length, config.dim)
-    batch = {"x": jax.ShapeDtypeStruct(shape, np.float32)}
-    counts = {"rows": config.batch_size, "tokens": config.batch_size * config.length}
-    choices = {"remat": ("none", "full"), "accumulate": (1, 2, 4)}
-    return Plan(StackTask(config), batch, counts, choices)
+    return Experiment(
+        task=StackTask(config),
+        batches={"rows": {"x": jax.ShapeDtypeStruct(shape, np.float32)}},
+        unit="rows",
+        counts={"rows": {"rows": config.batch_size, "tokens": config.batch_size * config.length}},
+        choices={"remat": ("none", "full"), "accumulate": (1, 2, 4)},
+    )
 
 
 def get_config(arg=None):

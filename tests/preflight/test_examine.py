@@ -6,8 +6,7 @@ import pytest
 
 from moshijax.preflight import topology
 from moshijax.preflight.compile import compile_for
-from moshijax.preflight.examine import changed, examine, remedies
-from moshijax.train import plan
+from moshijax.preflight.examine import changed, examine, plan, remedies
 from moshijax.train.chips import CHIPS, GIB
 from tests.preflight import stack
 from tests.preflight.test_hlo import TEXT
@@ -16,6 +15,7 @@ from tests.preflight.test_report import USAGE
 
 
 CHIP = CHIPS["v5e"]
+SIZES = dict(data=1, fsdp=2, tensor=1)
 
 
 class Lowered:
@@ -97,17 +97,17 @@ def usage(arguments, temporaries):
 
 def test_remedies_are_next_steps_that_would_be_enough():
     config = changed(stack.get_config(), {"remat": "none", "batch_size": 90})
-    notes = " ".join(remedies(config, plan.make(config), usage(1.0, 45.0), 0.0))
+    notes = " ".join(remedies(config, plan(config, SIZES), usage(1.0, 45.0), 0.0))
     assert "30.00 GiB too many for a chip." in notes
     assert "--config.remat=full" in notes
     assert "--config.accumulate=4" in notes  # Two pieces would still be too large.
     assert "batch_size of 30 or less" in notes
     config = changed(config, {"remat": "full"})
-    assert "remat" not in " ".join(remedies(config, plan.make(config), usage(1.0, 20.0), 0.0))
+    assert "remat" not in " ".join(remedies(config, plan(config, SIZES), usage(1.0, 20.0), 0.0))
 
 
 def test_remedies_look_at_the_state_where_it_is_the_trouble():
-    planned = plan.make(stack.get_config())
+    planned = plan(stack.get_config(), SIZES)
     notes = " ".join(remedies(stack.get_config(), planned, usage(12.0, 6.0), 0.0))
     assert "Most of it is the state: raise mesh.fsdp." in notes
     (over, *rest) = remedies(stack.get_config(), planned, usage(20.0, 1.0), 0.0)

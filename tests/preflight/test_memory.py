@@ -87,7 +87,7 @@ def test_largest_buffers_share_no_place_and_have_a_line():
 def test_shares_add_up_to_what_a_chip_holds():
     config = stack.get_config()
     mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
-    placed = program.place(stack.plan(config).task, mesh, 0)
+    placed = program.place(stack.make(config, mesh), mesh, 0)
     state = sharding.shaped(placed.shapes, placed.shardings)
     teacher = {"head": {"kernel": jax.ShapeDtypeStruct((4, 6), np.float32)}}
     rows = {(s.part, s.spec): s for s in memory.shares(state, sharding.place(teacher, mesh))}

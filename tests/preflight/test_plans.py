@@ -7,7 +7,8 @@ import pytest
 from moshijax import sharding
 from moshijax.preflight import memory, search
 from moshijax.preflight.examine import changed, read
-from moshijax.train import plan, program
+from moshijax.train import program
+from moshijax.train.task import find
 
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
@@ -17,16 +18,17 @@ FILES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("common", 
 @pytest.mark.parametrize("file", FILES)
 def test_every_published_config_can_be_planned_at_full_size(file):
     config = importlib.import_module(f"configs.{file}").get_config()
-    planned = plan.make(config)
-    assert sum(planned.counts.values()) >= config.batch_size
+    planned = find(config)(config, sharding.abstract_mesh())
+    (kind,) = planned.batches
+    assert sum(planned.counts[kind].values()) >= config.batch_size
     # Sessions are split by heads, what is trained by parameters.
     mesh = sharding.make_mesh(dict(data=1) | {"tensor" if file == "moshi_live" else "fsdp": 8})
-    placed = program.place(planned.task, mesh, config.seed)
+    placed = program.place(planned, mesh, config.seed)
     state = sharding.shaped(placed.shapes, placed.shardings)
     whole = sum(memory.nbytes(x.shape, x.dtype) for x in jax.tree.leaves(state))
     # Split over eight devices, little stays whole on each.
     assert memory.chip_bytes(state) < 0.16 * whole
-    rows = {x.shape[0] for x in jax.tree.leaves(planned.batch) if x.shape}
+    rows = {x.shape[0] for x in jax.tree.leaves(planned.batches) if x.shape}
     assert rows == {config.batch_size}
     # A live step has nothing to trade.
     assert planned.choices or file == "moshi_live"

@@ -21,6 +21,7 @@ USAGE = memory.Usage(
     largest=(memory.Buffer(2 * GIB, "f32[8,<9>]", "jit(update)/" + 60 * "x", "nn/conv.py:7"),),
 )
 REPORT = Report(
+    kind="rows",
     config="configs/some.py:large",
     changes={"mesh.fsdp": 4, "accumulate": 2},
     topology="v5e:2x2",

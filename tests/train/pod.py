@@ -15,7 +15,7 @@ from moshijax.commands import run_experiment
 from moshijax.train import checkpoints, loop
 from moshijax.train.checkpoints import load_leaves
 from moshijax.train.intact import Damaged
-from tests.train.toy import ToyData, ToyEval, ToyTask
+from tests.train.toy import ToyData, ToyEval, make_with
 
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -66,7 +66,7 @@ def initial(mesh):
 def train(config, folder):
     loop.Checkpoints = FaultyCheckpoints
     data, sets = FaultyData(config.batch_size), {"test": ToyEval(config.batch_size)}
-    return loop.train(config, ToyTask(config), data, sets, folder, initial)
+    return loop.train(config, make_with(data, sets, initial), folder)
 
 
 if __name__ == "__main__":

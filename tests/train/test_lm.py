@@ -6,8 +6,9 @@ from configs import helium, moshi
 from moshijax import sharding
 from moshijax.convert.lm import save_lm
 from moshijax.errors import UserError
+from moshijax.experiments import lm as experiment
 from moshijax.nn.paths import named_leaves
-from moshijax.train import lm
+from moshijax.train import lm, loop
 from moshijax.train.checkpoints import load_leaves
 from tests.lm_models import random_model
 
@@ -20,7 +21,7 @@ def tiny(load, load_preset=None, module=moshi, **changes):
     config = module.get_config("tiny")
     config.update(num_steps=1, mesh=MESH, **changes)
     config.data.train = config.evaluation.sets.test = "made:8"
-    config.optimizer.update(learning_rate=0.0, weight_decay=0.0, warmup_steps=0)
+    config.optimizers.model.update(learning_rate=0.0, weight_decay=0.0, warmup_steps=0)
     config.model.load, config.model.load_preset = load and str(load), load_preset
     return config
 
@@ -28,7 +29,7 @@ def tiny(load, load_preset=None, module=moshi, **changes):
 def leaves_of(config):
     """What a run begins with, by name."""
     mesh = sharding.make_mesh(MESH)
-    return lm.initial_leaves(config.model, lm.model_config(config.model), mesh)
+    return experiment.initial_leaves(config.model, lm.model_config(config.model), mesh)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def begun(file, tmp_path_factory):
     copy = workdir / "helium.st"
     copy.write_bytes(file.read_bytes())
     config = tiny(copy, "helium_7b_tiny")
-    state = lm.run(config, str(workdir))
+    state = loop.run(config, str(workdir))
     copy.unlink()
     return state, config, workdir
 
@@ -83,14 +84,14 @@ def test_a_run_begins_at_another_runs_model_on_its_mesh(begun, tmp_path):
     for name, leaf in named_leaves(state.model).items():
         assert leaves[f"model/{name}"].sharding == leaf.sharding, name
         np.testing.assert_array_equal(leaves[f"model/{name}"], leaf, err_msg=name)
-    lm.run(config, str(tmp_path))
+    loop.run(config, str(tmp_path))
     for name, leaf in load_leaves(str(tmp_path), "model").items():
         np.testing.assert_array_equal(leaf, leaves[f"model/{name}"], err_msg=name)
 
 
 def test_nothing_is_loaded_when_a_run_goes_on(begun):
     state, config, workdir = begun
-    again = lm.run(config, str(workdir))
+    again = loop.run(config, str(workdir))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -102,7 +103,9 @@ def test_what_does_not_fit_is_one_sentence(file):
         leaves_of(tiny(file, "helium_7"))
     wide = tiny(file, "helium_7b_tiny")
     wide.model.overrides.update(dim=96, num_heads=2, num_layers=5)
-    with pytest.raises(ValueError, match=r"model.load: none of the \d+ arrays of .* fits moshi"):
+    with pytest.raises(
+        ValueError, match=r"model.load: temporal/.* is \[.*\], the model's is \[.* such arrays"
+    ):
         leaves_of(wide)
     nothing = tiny(file.parent, module=helium)
     with pytest.raises(ValueError, match="has no checkpoint: train it first"):
@@ -126,7 +129,10 @@ def test_a_wrong_value_is_refused_by_run_and_plan_before_anything_is_done(
 ):
     config = tiny(None)
     config.update_from_flattened_dict({key: found})
-    for attempt in (lambda: lm.run(config, str(tmp_path / "run")), lambda: lm.plan(config)):
+    for attempt in (
+        lambda: loop.run(config, str(tmp_path / "run")),
+        lambda: experiment.make(config, sharding.abstract_mesh()),
+    ):
         with pytest.raises(UserError, match=message):
             attempt()
     assert not (tmp_path / "run").exists()
@@ -149,7 +155,7 @@ def test_a_size_that_no_model_can_have_is_refused(name, found, message):
     with config.unlocked():
         config.model.overrides[name] = found
     with pytest.raises(UserError, match=message):
-        lm.plan(config)
+        experiment.make(config, sharding.abstract_mesh())
 
 
 @pytest.mark.parametrize("preset", ["hibiki_1b_tiny", "tts_1_6b_tiny"])
@@ -158,7 +164,7 @@ def test_models_of_more_than_shards_hold_are_refused(preset):
     del config.model.overrides.delays
     config.model.preset = preset
     with pytest.raises(UserError, match=f"model.preset: '{preset}' reads conditions"):
-        lm.plan(config)
+        experiment.make(config, sharding.abstract_mesh())
 
 
 @pytest.mark.parametrize("key", ["data.train", "evaluation.sets.test"])
@@ -166,5 +172,5 @@ def test_every_set_is_opened_before_a_run_begins(tmp_path, key):
     config = tiny(None)
     config.update_from_flattened_dict({key: f"{tmp_path}/none-*.array_record"})
     with pytest.raises(UserError, match=f"{key}: .*: no file has this name"):
-        lm.run(config, str(tmp_path / "run"))
+        loop.run(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ from moshijax.data import windows as data
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.train import program
 from moshijax.train.lm import LMTask
+from moshijax.train.task import find
 
 
 PADDING = 3
@@ -28,18 +29,17 @@ def updated(parts, mesh, form="paper"):
     """Metrics and parameters after a step that is linear in the gradients."""
     config = moshi.get_config("tiny")
     config.accumulate, config.loss.form = parts, form
-    config.optimizer.update(
+    config.optimizers.model.update(
         kinds=((".*", "momentum"),),
         options=dict(momentum=dict(decay=0.0)),
         clip_norm=0.0,
         warmup_steps=0,
         learning_rate=1.0,
     )
-    task = LMTask(config)
-    placed = program.place(task, mesh, 0)
+    placed = program.place(find(config)(config, mesh.abstract_mesh), mesh, 0)
     batch = {"codes": windows(8, 16, 4)}
     state = placed.init(jax.random.key(0))
-    new, metrics = placed.update(
+    new, metrics = placed.update["audio"](
         state, {}, sharding.to_mesh(batch, 8, placed.mesh), jax.random.key(0)
     )
     return jax.device_get((named_leaves(new.model), metrics))

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +10,19 @@ import numpy as np
 import pytest
 
 from moshijax import hosts
+from moshijax.errors import UserError
 from moshijax.hosts import Stopped
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop, workdir
 from moshijax.train.log import read_metrics
 from moshijax.train.workdir import DataOrder
-from tests.train.toy import ToyData, ToyEval, ToyTask, config
+from tests.train.toy import ToyData, ToyEval, ToyTask, config, make_with
 
 
 def run(workdir, data=None, **changes):
     c = config(**changes)
     data = data or ToyData(c.batch_size)
-    return loop.train(c, ToyTask(c), data, {"test": ToyEval(c.batch_size)}, str(workdir))
+    return loop.train(c, make_with(data, {"test": ToyEval(c.batch_size)}), str(workdir))
 
 
 def assert_equal(a, b, **tolerance):
@@ -109,14 +109,14 @@ def test_resume_after_kill_is_bitwise(whole, tmp_path, deaths):
 
 def test_eight_devices_equal_one(whole, tmp_path):
     c = config(mesh=dict(data=2, fsdp=2, tensor=2))
-    sharded = loop.train(c, ToyTask(c), ToyData(), {}, str(tmp_path / "8"))
+    sharded = loop.train(c, make_with(ToyData(), {}), str(tmp_path / "8"))
     assert sharded.model["head"]["kernel"].sharding.spec == jax.P("tensor", "fsdp")
     with jax.default_device(jax.devices()[0]):
         task, state = ToyTask(config()), None
         state = task.init(jax.random.key(0))
         for step in range(1, 13):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), step)
-            state, _ = task.update(state, task.frozen, ToyData().batch(step), key)
+            state, _ = task.update("pairs", state, task.frozen, ToyData().batch(step), key)
     assert_equal(sharded, state, rtol=1e-6, atol=1e-6)
 
 
@@ -151,8 +151,8 @@ def test_too_many_rollbacks_stop_the_run(tmp_path):
 
 def test_an_infinite_gradient_is_divergence_though_the_loss_is_finite(tmp_path):
     class Steep(ToyTask):
-        def update(self, state, frozen, batch, key):
-            state, metrics = super().update(state, frozen, batch, key)
+        def update(self, kind, state, frozen, batch, key):
+            state, metrics = super().update(kind, state, frozen, batch, key)
             bad = batch["x"][0, 0] == 1e7
             return state, metrics | {"grad_norm": jnp.where(bad, jnp.inf, metrics["grad_norm"])}
 
@@ -164,7 +164,7 @@ def test_an_infinite_gradient_is_divergence_though_the_loss_is_finite(tmp_path):
             return batch
 
     c = config(num_steps=6)
-    loop.train(c, Steep(c), Rare(), {}, str(tmp_path))
+    loop.train(c, make_with(Rare(), {}, task=Steep), str(tmp_path))
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert any("a gradient is not finite" in r.get("message", "") for r in rows)
 
@@ -205,14 +205,14 @@ def test_data_error_stops_the_run_with_its_own_message(tmp_path):
         run(tmp_path, Broken())
 
 
-def test_what_is_loaded_is_read_before_anything_is_compiled():
-    done = []
-    program = types.SimpleNamespace(mesh=None, init=lambda key: done.append("compiled") or {})
-    run = types.SimpleNamespace(
-        program=program, key=None, initial=lambda mesh: done.append("read") or {}
-    )
-    loop.Run.fresh(run)
-    assert done == ["read", "compiled"]
+def test_what_is_loaded_is_read_before_anything_is_compiled(tmp_path, monkeypatch):
+    def missing(mesh):
+        raise UserError("there is no such file")
+
+    monkeypatch.setattr(loop, "place", None)
+    with pytest.raises(UserError, match="there is no such file"):
+        loop.train(config(), make_with(ToyData(), {}, missing), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_the_mesh_does_not_divide_is_said_once(tmp_path):

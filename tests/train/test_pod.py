@@ -16,7 +16,7 @@ from moshijax.train.checkpoints import load_leaves
 from moshijax.train.log import read_metrics
 from tests.train.pod import initial
 from tests.train.pod_config import get_config
-from tests.train.toy import ToyData, ToyEval, ToyTask
+from tests.train.toy import ToyData, ToyEval, make_with
 
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -57,7 +57,7 @@ def alone(workdir, mesh, interrupted_at=0, initial=lambda mesh: {}):
     config = get_config(mesh)
     data = ToyData(config.batch_size, interrupted_at=interrupted_at)
     sets = {"test": ToyEval(config.batch_size)}
-    loop.train(config, ToyTask(config), data, sets, str(workdir), initial)
+    loop.train(config, make_with(data, sets, initial), str(workdir))
 
 
 def state(workdir):

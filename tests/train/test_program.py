@@ -1,3 +1,4 @@
+import functools
 import types
 
 import jax
@@ -7,10 +8,12 @@ import pytest
 
 from configs import moshi
 from moshijax import sharding
+from moshijax.experiments import lm
 from moshijax.preflight import topology
 from moshijax.preflight.examine import examine
-from moshijax.train import flops, lm, loop, plan
+from moshijax.train import flops, loop
 from moshijax.train.program import compiler_options, place
+from moshijax.train.task import find
 from tests.preflight import stack
 
 
@@ -35,15 +38,18 @@ def test_other_compilers_are_told_nothing():
 def logged(config, monkeypatch):
     """The MFU that a run would log for a step a second on devices of 1 FLOP/s in all."""
     monkeypatch.setattr(flops, "peak_flops", lambda devices: 1.0)
-    planned = plan.make(config)
+    mesh = sharding.make_mesh(config.mesh)
+    experiment = find(config)(config, mesh.abstract_mesh)
     run = types.SimpleNamespace(
-        share_of_peak=0.0,
-        task=planned.task,
-        program=place(planned.task, sharding.make_mesh(config.mesh), 0),
+        share_of_peak={},
+        experiment=experiment,
+        program=place(experiment, mesh, 0),
+        mesh=mesh,
         key=jax.random.key(0),
     )
-    loop.Run.measure(run, planned.batch)
-    return run.share_of_peak
+    ((kind, batch),) = experiment.batches.items()
+    loop.Run.measure(run, kind, batch)
+    return run.share_of_peak[kind]
 
 
 def planned(config, monkeypatch):
@@ -60,7 +66,9 @@ def planned(config, monkeypatch):
 def test_mfu_is_of_the_same_flops_in_a_log_and_in_a_plan(monkeypatch):
     config = moshi.get_config("tiny")
     config.model.overrides.update(kernel="xla", remat="full")
-    own = lm.plan(config).task.model_flops({"codes": np.zeros((8, 17, 32))})
+    own = lm.make(config, sharding.abstract_mesh()).task.model_flops(
+        {"codes": np.zeros((8, 17, 32))}
+    )
     assert logged(config, monkeypatch) == planned(config, monkeypatch).model == own
     config = stack.get_config()
     config.layers, config.dim, config.mlp_dim, config.length = 2, 8, 16, 4
@@ -72,8 +80,9 @@ def test_mfu_is_of_the_same_flops_in_a_log_and_in_a_plan(monkeypatch):
 def test_mfu_leaves_out_scores_that_a_mask_hides():
     config = moshi.get_config("tiny")
     config.model.overrides.update(kernel="xla", remat="none")
-    task = lm.plan(config).task
+    task = lm.make(config, sharding.abstract_mesh()).task
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     batch = {"codes": jnp.zeros((8, 17, 32), jnp.int32)}
-    jaxpr = flops.jaxpr_of(task.update, shapes, {}, batch, jax.random.key(0))
-    assert task.model_flops(batch) < flops.count(jaxpr, recomputed=False)
+    update = functools.partial(task.update, "audio")
+    counted = flops.own_flops(update, shapes, {}, batch, jax.random.key(0))
+    assert task.model_flops(batch) < counted

@@ -54,7 +54,9 @@ def test_steps_that_are_past_are_said_to_be(tmp_path):
 def test_parts_of_an_update_have_the_names_of_the_code():
     task = ToyTask(config())
     state = jax.eval_shape(task.init, jax.random.key(0))
-    lowered = jax.jit(task.update).lower(state, task.frozen, ToyData().batch(1), jax.random.key(0))
+    lowered = jax.jit(task.update, static_argnums=0).lower(
+        "pairs", state, task.frozen, ToyData().batch(1), jax.random.key(0)
+    )
     text = lowered.as_text(debug_info=True)
     for name in ("jit(update)/jvp(loss)", "jit(update)/transpose(jvp(loss))", "update)/optimizer"):
         assert name in text

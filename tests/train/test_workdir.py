@@ -1,3 +1,4 @@
+import functools
 import json
 import pathlib
 import subprocess
@@ -10,7 +11,7 @@ from moshijax.train import loop, workdir
 from moshijax.train.log import read_metrics
 from moshijax.train.workdir import DataOrder
 from tests.train.test_loop import run
-from tests.train.toy import ToyData, ToyTask, config
+from tests.train.toy import ToyData, config, make_with
 
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -30,7 +31,7 @@ def test_a_run_that_fails_at_its_start_leaves_the_directory_to_the_corrected_one
         run(tmp_path, Broken())
     c = config(seed=1)
     with pytest.raises(UserError, match="no such file"):
-        loop.train(c, ToyTask(c), ToyData(), {}, str(tmp_path), initial)
+        loop.train(c, make_with(ToyData(), {}, initial), str(tmp_path))
     with pytest.raises(UserError, match="are not steps of this run"):
         run(tmp_path, seed=2, profile="steps=50")
     assert not (tmp_path / "config.json").exists()
@@ -47,7 +48,9 @@ def test_a_run_claims_its_directory_with_the_first_step(tmp_path):
 
     with pytest.raises(ValueError, match="row 7"):
         run(tmp_path, Late(), read_ahead=1)
-    with pytest.raises(UserError, match=r"belongs to another config \(seed was 0, is now 1\)"):
+    with pytest.raises(
+        UserError, match=r"another config \(seed was 0, is now 1\).*--change seed=1"
+    ):
         run(tmp_path, seed=1)
 
 
@@ -129,3 +132,30 @@ def test_a_log_cut_short_or_mixed_with_rubbish_is_gone_on_with(tmp_path):
     assert read_metrics(path) == [{"step": 0, "kind": "event", "message": "x"}]
     run(tmp_path, num_steps=4)
     assert [r["step"] for r in read_metrics(path)] == [0, 2, 4, 4]
+
+
+def test_what_is_free_may_differ_at_every_start(tmp_path):
+    go = functools.partial(loop.train, make=make_with(ToyData(), {}), folder=str(tmp_path))
+    go(config(num_steps=3))
+    again = dict(max_rollbacks=7, log_every=1, mesh=dict(data=2, fsdp=4), accumulate=2)
+    go(config(num_steps=3, **again))
+
+
+def test_a_change_that_is_meant_goes_on_and_is_recorded_once(tmp_path):
+    go = functools.partial(loop.train, make=make_with(ToyData(), {}), folder=str(tmp_path))
+    go(config(num_steps=4))
+    longer = config(num_steps=6)
+    longer.optimizers.model.learning_rate = 0.01
+    with pytest.raises(
+        UserError, match=r"num_steps was 4, is now 6; optimizers.*--change num_steps=6"
+    ):
+        go(longer)
+    longer.change = ("num_steps=6", "optimizers.model.learning_rate=0.01")
+    for _ in range(2):
+        state = go(longer)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert int(state.optimizer.count) == 6
+    assert [r["message"] for r in rows if "changed" in r.get("message", "")] == [
+        "changed: num_steps was 4, is now 6; optimizers.model.learning_rate was 0.05, is now 0.01."
+    ]
+    assert rows[-2]["learning_rate"] <= 0.01

@@ -1,5 +1,6 @@
 """A linear regression as a task, small enough to compile in a blink."""
 
+import functools
 import signal
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from moshijax.train import optim
+from moshijax.train.evaluators import sums_over
+from moshijax.train.task import Experiment
 
 
 OPTIMIZER = dict(
@@ -42,7 +45,9 @@ def config(**changes):
         vmem_kib=0,
         max_rollbacks=2,
         profile=None,
-        optimizer=OPTIMIZER,
+        change=(),
+        average=None,
+        optimizers=dict(model=OPTIMIZER),
     )
     return ConfigDict(base | changes)
 
@@ -57,13 +62,13 @@ class State(NamedTuple):
 class ToyTask:
     """Finds the matrix behind noisy pairs."""
 
-    unit = "pairs"
+    begin = None
 
     def __init__(self, config):
         self.frozen = {"norm": {"scale": jnp.full(4, 2.0)}}
         self.parts = config.accumulate
         shapes = jax.eval_shape(self.model, jax.random.key(0))
-        self.optimizer = optim.make(config.optimizer, config.num_steps, shapes)
+        self.optimizer = optim.make(config.optimizers.model, config.num_steps, shapes)
 
     def model(self, key):
         return {"head": {"kernel": jax.random.normal(key, (4, 8)), "bias": jnp.zeros(8)}}
@@ -72,7 +77,7 @@ class ToyTask:
         model = self.model(key)
         return State(model, self.optimizer.init(model))
 
-    def update(self, state, frozen, batch, key):
+    def update(self, kind, state, frozen, batch, key):
         def loss(model, rows, count):
             scaled = rows["x"] * frozen["norm"]["scale"][None]
             y = scaled @ model["head"]["kernel"] + model["head"]["bias"][None]
@@ -98,9 +103,6 @@ class ToyTask:
     def summarize(self, sums):
         return {"loss": float(sums["error"] / sums["count"])}
 
-    def model_flops(self, batch):
-        return None
-
 
 class ToyData:
     """Pairs as a function of step and order; can poison a step or raise a signal in it."""
@@ -118,6 +120,9 @@ class ToyData:
         y = x @ np.arange(32, dtype=np.float32).reshape(4, 8) / 16
         return {"x": x[rows], "y": y[rows]}
 
+    def close(self):
+        pass
+
     def batch(self, step, order=0, rows=None):
         if step == self.interrupted_at:
             signal.raise_signal(signal.SIGTERM)
@@ -125,6 +130,12 @@ class ToyData:
         if (step, order) in self.poisoned:
             batch["x"][0] = np.nan
         return batch
+
+    def kind(self, step):
+        return "pairs"
+
+    def prepare(self, workdir):
+        pass
 
 
 class ToyEval(ToyData):
@@ -136,3 +147,23 @@ class ToyEval(ToyData):
         batch["mask"] = np.float32((rows < 8) | (i == 0))
         batch["x"][batch["mask"] == 0] = np.nan
         return batch
+
+
+def make_with(data, sets, initial=None, task=None):
+    """The experiment over given data."""
+
+    def make(config, mesh):
+        made, rows = (task or ToyTask)(config), config.batch_size
+        shapes = {
+            name: jax.ShapeDtypeStruct((rows, n), np.float32) for name, n in (("x", 4), ("y", 8))
+        }
+        return Experiment(
+            task=made,
+            batches={"pairs": shapes},
+            unit="pairs",
+            train_data=data,
+            evaluators=sums_over(made, sets, mesh),
+            initial=functools.partial(initial, mesh) if initial else dict,
+        )
+
+    return make

@@ -17,7 +17,7 @@ from moshijax.lm.moshi import Moshi, cast
 from moshijax.nn.transformer import unstack
 from moshijax.train import settings
 from moshijax.train.lm import frame_flops, model_config
-from moshijax.train.plan import Plan
+from moshijax.train.task import AnyMesh, Experiment
 
 
 class LiveTask:
@@ -27,7 +27,7 @@ class LiveTask:
         config: `model`, `compute_dtype` and `batch_size`.
     """
 
-    unit = "frames"
+    begin = None  # Nothing is initialised by data.
 
     def __init__(self, config: ConfigDict) -> None:
         self.model_config = model_config(config.model)
@@ -44,32 +44,26 @@ class LiveTask:
         """The state of all sessions before their first frame."""
         return init_state(self.make(key), self.rows)
 
-    def update(self, state: LiveState, frozen: Moshi, batch: Any, key: jax.Array) -> Any:
+    def update(
+        self, kind: str, state: LiveState, frozen: Moshi, batch: Any, key: jax.Array
+    ) -> tuple[LiveState, dict[str, jax.Array]]:
         """One frame of every session; `batch` holds the users' `codes` [B, Q]."""
+        del kind
         frame, state = step(frozen, state, batch["codes"], Settings(), key)
         return state, {"codes": frame.codes}
 
-    def evaluate(self, state: LiveState, frozen: Moshi, batch: Any) -> Any:
-        """How many frames the sessions have taken."""
-        del frozen, batch
-        return state.frames.sum()
 
-    def summarize(self, sums: Any) -> dict[str, float]:
-        """The same as a number."""
-        return {"frames": float(sums)}
-
-    def model_flops(self, batch: Any) -> float:
-        """Those of a frame of every session, so long that its window is full."""
-        full = 100 * self.model_config.context
-        return batch["codes"].shape[0] * frame_flops(self.model_config, full)
-
-
-def plan(config: ConfigDict) -> Plan:
-    """The task, and the shapes of what the users say in a frame."""
+def make(config: ConfigDict, mesh: AnyMesh) -> Experiment:
+    """What is planned: the task, and the shapes of what the users say in a frame."""
+    del mesh  # Nothing is read.
     task = LiveTask(config)
     rows, given = config.batch_size, task.model_config.num_given
-    return Plan(
+    # A session so long that its window is full: a query sees all of it.
+    flops = rows * frame_flops(task.model_config, 100 * task.model_config.context)
+    return Experiment(
         task=task,
-        batch={"codes": jax.ShapeDtypeStruct((rows, given), np.int32)},
-        counts={"frames": rows},
+        batches={"frame": {"codes": jax.ShapeDtypeStruct((rows, given), np.int32)}},
+        unit="frames",
+        counts={"frame": {"frames": rows}},
+        model_flops=lambda _: flops,
     )

@@ -1,0 +1,1 @@
+"""Weights of trained runs, as files for others."""

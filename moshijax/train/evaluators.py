@@ -1,0 +1,67 @@
+"""Evaluation by sums over a held-out set: padded, masked, on any mesh."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from moshijax import sharding
+from moshijax.data.batches import EvalData
+from moshijax.train.feed import read_ahead
+from moshijax.train.program import within
+from moshijax.train.task import AnyMesh, Evaluator, Tree
+
+
+@runtime_checkable
+class Summing(Protocol):
+    """What is added up over a set, and what the sums mean."""
+
+    def evaluate(self, state: Tree, frozen: Tree, batch: Tree) -> Tree:
+        """Sums that add up over batches."""
+        ...
+
+    def summarize(self, sums: Tree) -> dict[str, float]:
+        """Metrics from the sums of a whole set."""
+        ...
+
+
+class SetSums:
+    """Evaluates on one set; sets of the same task share one compiled function."""
+
+    def __init__(self, task: Summing, measure: Callable[..., Tree], data: EvalData) -> None:
+        self.task, self.measure, self.data = task, measure, data
+
+    def __call__(
+        self, state: Tree, frozen: Tree, key: jax.Array, mesh: Mesh
+    ) -> Iterator[tuple[str, float]]:
+        """Yields the metrics of the whole set."""
+        del key
+        data, sums = self.data, None
+        rows = sharding.local_rows(data.batch_size, mesh)
+        for batch in read_ahead(lambda i: data.batch(i, rows), 0, data.num_batches - 1, 2):
+            placed = sharding.to_mesh(batch, data.batch_size, mesh)
+            new = self.measure(state, frozen, placed)
+            sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+        yield from self.task.summarize(jax.device_get(sums)).items()
+
+
+def sums_over(task: Summing, sets: Mapping[str, EvalData], mesh: AnyMesh) -> dict[str, Evaluator]:
+    """An evaluator for each set, whose batches divide among the devices (`sharding.fill_up`)."""
+    whole = NamedSharding(mesh, P())  # Every process can read what is reported.
+    measure = jax.jit(within(mesh, task.evaluate), out_shardings=whole)
+    return {name: SetSums(task, measure, data) for name, data in sets.items()}
+
+
+def evaluate(
+    evaluators: Mapping[str, Evaluator], state: Tree, frozen: Tree, key: jax.Array, mesh: Mesh
+) -> dict[str, Any]:
+    """All values of all evaluators, named `set/metric`; each has randomness of its own."""
+    values = {}
+    for name, evaluator in evaluators.items():
+        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        values |= {f"{name}/{k}": v for k, v in evaluator(state, frozen, own, mesh)}
+    return values

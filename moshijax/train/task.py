@@ -1,0 +1,128 @@
+"""The frame's contract: what an experiment brings, and what the loop and preflight do with it.
+
+The loop owns time and files; an experiment owns the mathematics. A config names a module whose
+`make(config, mesh)` returns its `Experiment`.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+from ml_collections import ConfigDict
+
+from moshijax.data.batches import TrainData
+from moshijax.errors import UserError
+
+
+# Arrays by name, or shapes of them, nested: a state, a batch, what is frozen.
+Tree = Any
+Metrics = Mapping[str, jax.Array]
+AnyMesh = Mesh | AbstractMesh
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Pure functions over a state, which is a tree of arrays.
+
+    A state's field `model` holds the parameters, its field `average` (a tree of the same names, or
+    None) their average over the steps; what else it holds is the task's own.
+    """
+
+    frozen: Tree  # Arguments of every step, never saved: a teacher, a codec.
+    # begin(state, frozen, batch, key) -> state, once before the first step with its batch, for
+    # what data initialise (codebooks by k-means); None where there is nothing of the kind.
+    begin: Callable[[Tree, Tree, Tree, jax.Array], Tree] | None
+
+    def init(self, key: jax.Array) -> Tree:
+        """The state at step 0: models, optimizers, averages."""
+        ...
+
+    def update(
+        self, kind: str, state: Tree, frozen: Tree, batch: Tree, key: jax.Array
+    ) -> tuple[Tree, Metrics]:
+        """One step on a batch of a kind; also returns float32 scalars by name, `loss` of them."""
+        ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Measures a state: on a held-out set, by samples to listen to, by figures to look at."""
+
+    def __call__(
+        self, state: Tree, frozen: Tree, key: jax.Array, mesh: Mesh
+    ) -> Iterator[tuple[str, Any]]:
+        """Yields names and values; a value is a number, a `values.Sound` or a figure."""
+        ...
+
+
+def _uncounted(kind: str) -> float | None:
+    """Leaves the FLOPs of an update to be counted from its program."""
+    del kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config stands for: for training, evaluation, export and preflight alike."""
+
+    task: Task
+    batches: Mapping[str, Tree]  # Shapes of a global batch, by kind; rows come first.
+    unit: str  # What a row is called: images, windows.
+    train_data: TrainData | None = None  # None on an abstract mesh, where nothing is read.
+    evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
+    # Makes arrays that take the place of the initial state's leaves of these names.
+    initial: Callable[[], Mapping[str, jax.Array]] = dict
+    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # Of the steps, by kind.
+    # What an update goes through, by kind: {"images": {"images": 4096}}.
+    counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    # Keys of the config that trade speed for memory and leave what is learned alone: what they
+    # may be, the fastest first.
+    choices: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    # FLOPs of an update of a kind, the model's own: forward and backward once, nothing recomputed,
+    # no score outside of a window. None: as counted from the program.
+    model_flops: Callable[[str], float | None] = _uncounted
+    # export(leaves, path, part_bytes) writes parameters, which come by name one after the other, as
+    # a file for others, or as parts of so many bytes.
+    export: Callable[[Iterator[tuple[str, jax.Array]], pathlib.Path, float], None] | None = None
+
+    def share(self, kind: str) -> float:
+        """The share of the steps that are of this kind; all, unless `shares` says otherwise."""
+        return self.shares.get(kind, 1.0)
+
+    def num_rows(self, kind: str) -> int:
+        """Rows of a global batch."""
+        return rows_of(self.batches[kind])
+
+
+def rows_of(batch: Tree) -> int:
+    """Rows of a batch: the first axis of what is no scalar in it."""
+    return next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.shape)
+
+
+def find(config: ConfigDict) -> Callable[[ConfigDict, AnyMesh], Experiment]:
+    """The function `make(config, mesh)` of the module that a config names.
+
+    Raises:
+        UserError: the config names no such module.
+    """
+    if "experiment" not in config:
+        raise UserError(
+            "config.experiment is missing: name the module whose make(config, mesh) says what is "
+            "trained, such as 'distill.experiment'."
+        )
+    name = config.experiment
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"config.experiment: {name!r} cannot be imported ({error}): name a module that has a "
+            "function make(config, mesh)."
+        ) from error
+    if not hasattr(module, "make"):
+        raise UserError(
+            f"config.experiment: {name!r} is no experiment: give it a function make(config, mesh)."
+        )
+    return module.make

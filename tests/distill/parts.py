@@ -1,0 +1,19 @@
+"""The parts of a distillation, as the loop has them."""
+
+import jax
+
+from distill import experiment, lessons
+from moshijax import sharding
+
+
+def build(config, workdir, train=True):
+    """The task, its training batches (None unless `train`) and its sets, on one device."""
+    mesh = sharding.make_mesh(dict(data=1), jax.devices()[:1])
+    parts = experiment.prepare(config, mesh, train)
+    if parts.source is None:
+        return parts.task, None, parts.sets
+    frozen, names = parts.task.frozen, parts.names
+    data = lessons.Lessons(config, frozen, parts.source, names, mesh, parts.sets)
+    workdir.mkdir(parents=True, exist_ok=True)
+    data.prepare(workdir)
+    return parts.task, data, parts.sets
