@@ -45,7 +45,7 @@ def digest(model: Any) -> str:
     """A short name of a model's weights."""
     result = hashlib.sha256()
     for name, leaf in sorted(named_leaves(model).items()):
-        array = np.asarray(leaf)
+        array = np.asarray(hosts.gather(leaf))
         result.update(f"{name} {array.dtype} {array.shape}".encode())
         result.update(array.tobytes())
     return result.hexdigest()[:32]

@@ -194,6 +194,13 @@ def where(flag: bool) -> list[int]:
     return [int(i) for i in np.flatnonzero(answers)]
 
 
+def gather(array: jax.Array) -> Any:
+    """An array whole in every process, one that is spread over their devices too."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return array
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
 def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
     """Makes a question that is put once a step have the same answer in every process.
 

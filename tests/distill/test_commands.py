@@ -1,6 +1,7 @@
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +56,36 @@ def test_killed_run_is_finished_bitwise_equal_by_the_same_command(tmp_path):
     whole, killed = (load_leaves(str(tmp_path / name), "model") for name in ("whole", "killed"))
     for name, array in whole.items():
         np.testing.assert_array_equal(array, killed[name], err_msg=name)
+
+
+def test_two_processes_cache_the_targets_of_one(tmp_path):
+    short = ["--config.num_steps=6", "--config.eval_every=0", "--config.cache.num_plans=2"]
+
+    def command(name):
+        return [
+            *TINY,
+            "--workdir",
+            tmp_path / name,
+            f"--config.cache.folder={tmp_path / name}_cache",
+            *short,
+        ]
+
+    assert call(*command("one")).returncode == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    pod = [f"--coordinator={address}", "--num_processes=2"]
+    pod += ["--config.mesh.data=1", "--config.mesh.fsdp=2"]
+    line = [sys.executable, *map(str, command("two")), *pod]
+    processes = [subprocess.Popen([*line, f"--process_id={i}"], cwd=ROOT) for i in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    one, two = (load_leaves(str(tmp_path / name), "model") for name in ("one", "two"))
+    for name, array in one.items():
+        # Adam divides by small moments, so that rounding of the gradients grows.
+        np.testing.assert_allclose(array, two[name], atol=1e-4, err_msg=name)
+    for file in (tmp_path / "one_cache").glob("*.npz"):
+        with np.load(file) as wanted, np.load(tmp_path / "two_cache" / file.name) as found:
+            np.testing.assert_allclose(found["logits/teacher"], wanted["logits/teacher"], atol=1e-5)
 
 
 @pytest.mark.slow
