@@ -13,9 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
-from distill import page
-from distill.figures import PALETTE, Line, Scale, image_grid, line_chart, png
+from moshijax.report import page
+from moshijax.report.charts import Line, Scale, line_chart
+from moshijax.report.pictures import Picture, image_grid, pictures, png
+from moshijax.report.tables import Table, as_text
+from moshijax.report.theme import PALETTE
 from moshijax.train.log import read_metrics
 from moshijax.train.workdir import write_text
 
@@ -49,12 +53,28 @@ class Column(NamedTuple):
     best: str  # "max" or "min"
 
 
+TITLE = "Distillation by function matching"
+INTRODUCTION = (
+    "A teacher is trained on many labelled images; small students, all alike, then train on a "
+    "small transfer set.",
+    "The arms differ in what a student has to match: the labels; a teacher that sees a fixed view "
+    "of each image; a teacher that sees exactly the student's view (consistent); and that with "
+    "mixup on top (function matching).",
+    "Beyer et al. (2022) find that consistency, mixup and patience belong together. This is what "
+    "these runs gave.",
+)
+NOTE = (
+    "Bold: best of its column among the students. Agreement: same first choice as the teacher. "
+    "KL: from teacher to student, on clean test images and on mixed ones. ECE: expected "
+    "calibration error, 15 bins."
+)
+# A heading breaks only where it reads well.
 COLUMNS = (
-    Column("Test top-1 %", "test/accuracy", True, "max"),
-    Column("Agreement %", "test/agreement", True, "max"),
+    Column("Test top\u20111\N{NO-BREAK SPACE}%", "test/accuracy", True, "max"),
+    Column("Agree\N{SOFT HYPHEN}ment\N{NO-BREAK SPACE}%", "test/agreement", True, "max"),
     Column("KL clean", "test/kl", False, "min"),
     Column("KL mixed", "test/mixed_kl", False, "min"),
-    Column("ECE %", "test/ece", True, "min"),
+    Column("ECE\N{NO-BREAK SPACE}%", "test/ece", True, "min"),
 )
 VALIDATION = {
     "accuracy": Scale("Validation accuracy", percent=True),
@@ -99,75 +119,61 @@ def write_report(
     `facts` are shown as they come: a text beside its name, a list as lines of commands.
     The teacher's run, if given, is a line of its own in the table and in the accuracy chart.
     """
-    body = [
-        page.header(results(arms)),
-        page.section("Results", page.table(*table(arms, teacher)) + page.NOTE),
-        page.section("Over the steps", page.charts(charts(arms, teacher))),
+    parts = [
+        page.header(TITLE, INTRODUCTION, results(arms)),
+        page.section("Results", page.table(table(arms, teacher)._replace(title="", note=NOTE))),
+        page.section("Over the steps", page.figures(charts(arms, teacher))),
     ]
     if samples:
-        body.append(page.section("What the models saw", page.views(map(view, samples))))
-    events = {arm.title: messages(arm) for arm in arms if messages(arm)}
-    body.append(page.section("Machine and runs", page.facts(facts) + page.events(events)))
+        parts.append(page.section("What the models saw", pictures(map(picture, samples))))
+    events = page.events((arm.title, message) for arm in arms for message in messages(arm))
+    parts.append(page.section("Machine and runs", page.facts(facts), events))
     out_path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out_path, page.document("".join(body)))
+    write_text(out_path, page.document(TITLE, *parts))
 
 
 def format_table(arms: Sequence[Arm], teacher: Arm | None = None) -> str:
     """The final table for a terminal; a star marks the best of a column."""
-    titles, rows = table(arms, teacher)
-    cells = [[f"{title} " for title in titles]] + [
-        [text + (" ", "*")[best] for text, best in row] for row in rows
+    return as_text(table(arms, teacher))
+
+
+def table(arms: Sequence[Arm], teacher: Arm | None = None) -> Table:
+    """What every arm reached, and the teacher below."""
+    columns = ["Arm", "Steps", "Time"] + [column.title for column in COLUMNS]
+    rows = [
+        [arm.title, steps_of(arm), duration(arm.seconds)]
+        + [shown(number(arm.final.get(column.key)), column) for column in COLUMNS]
+        for arm in [*arms, *([teacher] if teacher else [])]
     ]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(titles))]
-    lines = []
-    for first, *rest in cells:
-        numbers = (f"{text:>{width}}" for text, width in zip(rest, widths[1:], strict=True))
-        lines.append("  ".join([f"{first:<{widths[0]}}", *numbers]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "* best of its column"])
+    leading = [(i, j) for j, column in enumerate(COLUMNS, 3) for i in leaders(arms, column)]
+    note = "*: best of its column among the students."
+    return Table("Results", columns, rows, best=leading, note=note if leading else "", wide=True)
 
 
-def table(
-    arms: Sequence[Arm], teacher: Arm | None = None
-) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-    """Titles, and of every arm its cells: text, and whether it is the best of the column."""
-    titles = ["Arm", "Steps", "Time"] + [column.title for column in COLUMNS]
-    leaders = [best(arms, column) for column in COLUMNS]
-    rows = []
-    for arm in [*arms, *([teacher] if teacher else [])]:
-        cells = [(text, False) for text in (arm.title, steps_of(arm), duration(arm.seconds))]
-        for column, leader in zip(COLUMNS, leaders, strict=True):
-            value = number(arm.final.get(column.key))
-            leads = leader is not None and arm is not teacher and value == leader
-            cells.append((shown(value, column), leads))
-        rows.append(cells)
-    return titles, rows
-
-
-def best(arms: Sequence[Arm], column: Column) -> float | None:
-    """The best finite value of a column; none where there is nothing to compare."""
+def leaders(arms: Sequence[Arm], column: Column) -> list[int]:
+    """Which arms have the best finite value of a column; none where there is nothing to compare."""
     values = [number(arm.final.get(column.key)) for arm in arms]
     finite = [value for value in values if value is not None and math.isfinite(value)]
     if len(finite) < 2:
-        return None
-    return max(finite) if column.best == "max" else min(finite)
+        return []
+    best = max(finite) if column.best == "max" else min(finite)
+    return [i for i, value in enumerate(values) if value == best]
 
 
 def results(arms: Sequence[Arm]) -> list[str]:
     """What came out, a sentence a column; it follows from the table alone."""
-    sentences = []
-    for column, text in (
-        (COLUMNS[0], "Highest test accuracy: {} with {}%"),
-        (COLUMNS[1], "Most often the teacher's choice: {} with {}%"),
-        (COLUMNS[3], "Nearest to the teacher on mixed images: {} with a KL of {}"),
-    ):
-        leader = best(arms, column)
-        for arm in arms:
-            if leader is not None and number(arm.final.get(column.key)) == leader:
-                sentences.append(text.format(arm.title, shown(leader, column)))
-    return sentences
+    return [
+        text.format(arms[i].title, shown(number(arms[i].final[column.key]), column))
+        for column, text in (
+            (COLUMNS[0], "Highest test accuracy: {} with {}%"),
+            (COLUMNS[1], "Most often the teacher's choice: {} with {}%"),
+            (COLUMNS[3], "Nearest to the teacher on mixed images: {} with a KL of {}"),
+        )
+        for i in leaders(arms, column)
+    ]
 
 
-def charts(arms: Sequence[Arm], teacher: Arm | None) -> list[tuple[str, str]]:
+def charts(arms: Sequence[Arm], teacher: Arm | None) -> list[tuple[Markup, str]]:
     """The figures: SVG and caption."""
     limit = teacher_accuracy(arms, teacher)
     reference = None if limit is None else ("Teacher", limit)
@@ -201,14 +207,15 @@ def teacher_accuracy(arms: Sequence[Arm], teacher: Arm | None) -> float | None:
     return next((value for value in found if value is not None and math.isfinite(value)), None)
 
 
-def view(sample: Sample) -> tuple[str, str, str, int]:
-    """Title, caption, image and its number of rows: the student's above the teacher's."""
+def picture(sample: Sample) -> Picture:
+    """What the student saw, above what its teacher saw."""
     rows = [sample.student] if sample.teacher is None else [sample.student, sample.teacher]
     share = "no mixup"
     if sample.mix < 1:
         share = f"mixup {sample.mix:.2f}: each image with {1 - sample.mix:.0%} of the one before it"
     caption = f"{sample.caption}; {share}" if sample.caption else share
-    return sample.title, caption, png(image_grid(rows)), len(rows)
+    names = ("student", "teacher")[: len(rows)]
+    return Picture(sample.title, caption, png(image_grid(rows)), names)
 
 
 def messages(arm: Arm) -> list[str]:

@@ -57,6 +57,14 @@ print(folder)
     assert not list(tmp_path.iterdir())
 
 
+def test_the_templates_of_pages_are_in_a_wheel(site, tmp_path):
+    line = "from moshijax.report import page; print(page.document('T', page.header('T')), end='')"
+    result = call(tmp_path, site, line)
+    assert result.stderr == ""
+    assert result.stdout.startswith("<!doctype html>")
+    assert "<h1>T</h1>" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("script", "args", "code", "text"),
     [

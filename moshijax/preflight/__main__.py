@@ -30,6 +30,7 @@ from moshijax.errors import UserError
 from moshijax.paths import local_path
 from moshijax.preflight import page, search, tables, topology
 from moshijax.preflight.examine import Report, changed, check, examine, kinds
+from moshijax.report.tables import as_text
 from moshijax.sharding import AXES
 from moshijax.train.workdir import write_text
 
@@ -146,7 +147,7 @@ def preflight(config: ConfigDict, name: str, folder: pathlib.Path) -> list[Repor
             print(tables.report_text(report), end="\n\n", flush=True)
         write(reports, folder)
     if len(reports) > 1:
-        print(tables.as_text(tables.comparison(reports)), end="\n\n")
+        print(as_text(tables.comparison(reports)), end="\n\n")
     if reports:
         print(f"Report: {folder / 'report.html'}", flush=True)
     if refused:

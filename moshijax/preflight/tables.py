@@ -1,24 +1,13 @@
-"""A report as tables, and tables as plain text."""
+"""A report as tables, and as plain text."""
 
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from moshijax.preflight.examine import Report
+from moshijax.report.tables import WIDTH, Table, as_text
 
 
-WIDTH = 100
 GIB = 2**30
-
-
-class Table(NamedTuple):
-    """Rows under a heading; the first column is text, the others are numbers unless `text`."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text: Sequence[int] = ()  # Further columns of text.
-    note: str = ""
 
 
 def gib(count: int | float) -> str:
@@ -184,22 +173,6 @@ def comparison(reports: Sequence[Report]) -> Table:
         "price",
     )
     return Table("All", columns, rows, (1, 2, 3))
-
-
-def as_text(table: Table) -> str:
-    """A table in columns."""
-    lines = [table.columns, *table.rows] if any(table.columns) else list(table.rows)
-    used = [i for i in range(len(table.columns)) if any(row[i] for row in table.rows)]
-    widths = {i: max(len(line[i]) for line in lines) for i in used}
-    shown = []
-    for line in lines:
-        cells = [
-            line[i].ljust(widths[i]) if i == 0 or i in table.text else line[i].rjust(widths[i])
-            for i in used
-        ]
-        shown.append("  " + "  ".join(cells).rstrip())
-    note = textwrap.wrap(table.note, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
-    return "\n".join([table.title, *shown, *note])
 
 
 def report_text(report: Report) -> str:

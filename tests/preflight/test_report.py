@@ -1,5 +1,4 @@
 import dataclasses
-import html.parser
 import json
 
 import pytest
@@ -8,6 +7,8 @@ from moshijax.preflight import estimate, memory, page, tables
 from moshijax.preflight.collectives import Sum, Transfer
 from moshijax.preflight.examine import Report
 from moshijax.preflight.work import Work
+from moshijax.report.tables import as_text
+from tests.pages import HARM, Page
 
 
 GIB = 2**30
@@ -69,7 +70,7 @@ def test_what_does_not_fit_is_told_without_promises():
     text = tables.report_text(OVER)
     assert "does not fit: 10.75 of 15.75 GiB a chip" in text
     assert "1.00 GiB too many" in text
-    line = tables.as_text(tables.comparison([OVER, OVER])).splitlines()[-1]
+    line = as_text(tables.comparison([OVER, OVER])).splitlines()[-1]
     assert line.split() == ["v5e:2x2", "fsdp=4", "accumulate=2", "does", "not", "fit", "10.75"]
 
 
@@ -92,31 +93,34 @@ def test_json_has_everything_and_only_numbers_that_json_knows():
     assert read["run"]["per_day"] == {"images": 1.2e6}
 
 
-class Reader(html.parser.HTMLParser):
-    """Checks that what is opened is closed, and keeps the text."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.text, self.links = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.links += [value for name, value in attrs if name in ("src", "href")]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
 def test_page_is_sound_and_needs_nothing_else():
-    reader = Reader()
-    reader.feed(page.page([REPORT, OVER]))
-    assert reader.open == []
-    assert reader.links == []
-    assert "f32[8,<9>]" in reader.text
-    assert reader.text.count("v5e:2x2") == 2  # In the table of all.
-    assert "Preflight of configs/some.py:large" in reader.text
+    shown = Page(page.page([REPORT, OVER]))
+    assert shown.sources == []
+    assert "f32[8,<9>]" in shown.text
+    assert shown.text.count("v5e:2x2") == 4  # In the table of all, and over each.
+    assert "Preflight of configs/some.py:large" in shown.text
+    assert "fits: 10.75 of 15.75 GiB" in shown.text
+    assert "1.00 GiB too many for a chip." in shown.text
     assert "All" not in page.page([REPORT])
+    assert page.page([REPORT]) == page.page([REPORT])
+
+
+def test_texts_of_a_config_and_of_a_program_stay_texts():
+    buffer = memory.Buffer(2 * GIB, HARM, HARM[-40:], HARM)
+    harmful = dataclasses.replace(
+        REPORT,
+        config=HARM,
+        changes={HARM: HARM},
+        topology=HARM,
+        mesh={HARM: 4},
+        notes=(HARM,),
+        shares=(memory.Share(HARM, HARM, 3, 4 * GIB, GIB),),
+        usage=USAGE._replace(largest=(buffer,)),
+        collectives=(Sum(HARM, HARM, 8, 3 * GIB, 0.05, 0.01),),
+        work=Work(1e9, 0.6, 1e9, {HARM: 0.15}, 0),
+        time=REPORT.time._replace(rule=HARM),
+        run=REPORT.run._replace(per_day={HARM: 1.0}),
+    )
+    shown = Page(page.page([harmful, harmful]))
+    assert shown.tags == Page(page.page([dataclasses.replace(REPORT, notes=("a",))] * 2)).tags
+    assert shown.text.count(HARM) == 2 + 4 * 2 + 12 * 2

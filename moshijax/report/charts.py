@@ -1,38 +1,37 @@
-"""Charts as inline SVG and images as data URLs: what a page that stands alone needs.
+"""Charts as inline SVG, in the colours of the page that they stand on.
 
 Equal input gives equal bytes.
 """
 
-import base64
 import io
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import matplotlib
 import numpy as np
-from jaxtyping import UInt8
+from markupsafe import Markup, escape
 from matplotlib import axes, figure, textpath, ticker
 
+from moshijax.report.theme import DAY
 
-# Okabe and Ito's colours, which stay apart for the colour-blind; those too pale for a label
-# on white are darker here.
-PALETTE = ("#0072B2", "#D55E00", "#00805C", "#A6467E", "#8A6D00", "#2F2F8F", "#7A3B00", "#3D6E70")
-INK, FAINT, GRID = "#1d2329", "#5d6873", "#e3e7ea"
+
+INK, FAINT, GRID = DAY["ink"], DAY["faint"], DAY["line"]
+VARIABLES = {color.lower(): f"var(--{name})" for name, color in DAY.items()}
 
 WIDTH, HEIGHT = 4.5, 2.9  # inches: on a phone the text stays near 11 pixels
+LABEL = 1.7  # inches at most of a line's name
 POINTS = 240  # of a line; more are averaged in blocks
 SETTLED = 0.2  # a chart's limits ignore this first share of the steps, when all is steep
-IMAGE_SIDE = 128  # pixels at most of an image on the page
 
 
 class Line(NamedTuple):
     """One run's values over its steps."""
 
     label: str
-    color: str
+    color: str  # One of PALETTE, to be seen at night too.
     steps: np.ndarray
     values: np.ndarray
 
@@ -47,34 +46,45 @@ class Scale(NamedTuple):
 
 def line_chart(
     name: str, lines: Sequence[Line], scale: Scale, reference: tuple[str, float] | None = None
-) -> str:
+) -> Markup:
     """An SVG element of lines named at their ends, and a horizontal line to compare with."""
-    style: dict[Any, Any] = {"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10}
-    with matplotlib.rc_context(style):
-        chart = figure.Figure(figsize=(WIDTH, HEIGHT))
+    # Names are shown as they are: a dollar begins no formula.
+    style: dict[Any, Any] = {"svg.hashsalt": name, "svg.fonttype": "none", "text.parse_math": False}
+    with matplotlib.rc_context(style | {"font.size": 10}), warnings.catch_warnings():
+        # The browser has the letters that the font measured with here has not.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font", UserWarning)
         lines = [thinned(line) for line in lines if len(line.steps)]
-        names = [line.label for line in lines] + ([reference[0]] if reference else [])
-        right = max((_text_width(label) for label in names), default=0) + 0.25
-        panel = chart.add_axes((0.11, 0.15, 0.88 - right / WIDTH, 0.73))
-        chart.text(0, 0.97, scale.title, va="top", color=INK)
-        _set_limits(panel, lines, scale, reference)
-        _style(panel, scale)
-        for line in lines:
-            panel.plot(line.steps, line.values, color=line.color, lw=1.7, solid_capstyle="round")
-            if panel.get_ylim()[0] <= line.values[-1] <= panel.get_ylim()[1]:
-                end = line.steps[-1:], line.values[-1:]
-                panel.plot(*end, "o", color=line.color, ms=4, clip_on=False, zorder=3)
-        _name_ends(panel, lines, reference)
-        if not lines:
-            panel.text(
-                0.5, 0.5, "no values yet", transform=panel.transAxes, ha="center", color=FAINT
-            )
+        lines = [line._replace(label=_fitting(line.label, LABEL, 9)) for line in lines]
+        if reference is not None:
+            reference = _fitting(reference[0], LABEL, 9), reference[1]
+        chart = _drawn(lines, scale, reference)
         buffer = io.StringIO()
         chart.savefig(
             buffer, format="svg", transparent=True,
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )  # fmt: skip
     return _inline(buffer.getvalue(), name)
+
+
+def _drawn(
+    lines: Sequence[Line], scale: Scale, reference: tuple[str, float] | None
+) -> figure.Figure:
+    chart = figure.Figure(figsize=(WIDTH, HEIGHT))
+    names = [line.label for line in lines] + ([reference[0]] if reference else [])
+    right = max((_text_width(label, 9) for label in names), default=0) + 0.25
+    panel = chart.add_axes((0.11, 0.15, 0.88 - right / WIDTH, 0.73))
+    chart.text(0, 0.97, _fitting(scale.title, WIDTH, 10), va="top", color=INK)
+    _set_limits(panel, lines, scale, reference)
+    _style(panel, scale)
+    for line in lines:
+        panel.plot(line.steps, line.values, color=line.color, lw=1.7, solid_capstyle="round")
+        if panel.get_ylim()[0] <= line.values[-1] <= panel.get_ylim()[1]:
+            end = line.steps[-1:], line.values[-1:]
+            panel.plot(*end, "o", color=line.color, ms=4, clip_on=False, zorder=3)
+    _name_ends(panel, lines, reference)
+    if not lines:
+        panel.text(0.5, 0.5, "no values yet", transform=panel.transAxes, ha="center", color=FAINT)
+    return chart
 
 
 def thinned(line: Line) -> Line:
@@ -87,43 +97,6 @@ def thinned(line: Line) -> Line:
     return line._replace(
         steps=steps, values=np.array([line.values[i : i + size].mean() for i in blocks])
     )
-
-
-def png(image: UInt8[np.ndarray, "H W C"]) -> str:
-    """A data URL; one channel is grey, three are red, green and blue."""
-    done, data = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
-    if not done:
-        raise ValueError(f"an image of shape {image.shape} cannot be written as PNG")
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def image_grid(rows: Sequence[np.ndarray], gap: int = 2) -> UInt8[np.ndarray, "H W C"]:
-    """Rows of equally many images [N, H, W, C] on white, all at the largest one's size.
-
-    Images are bytes, or floats from -1 to 1 as the models get them.
-    """
-    side = min(max(max(row.shape[1:3]) for row in rows), IMAGE_SIDE)
-    channels = max(row.shape[-1] for row in rows)
-    step = side + gap
-    count = max(len(row) for row in rows)
-    page = np.full((len(rows) * step - gap, count * step - gap, channels), 255, np.uint8)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(_bytes(row)):
-            tile = _resized(image, side)
-            page[i * step : i * step + side, j * step : j * step + side] = tile
-    return page
-
-
-def _bytes(images: np.ndarray) -> np.ndarray:
-    if images.dtype == np.uint8:
-        return images
-    return np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
-def _resized(image: np.ndarray, side: int) -> np.ndarray:
-    method = cv2.INTER_AREA if max(image.shape[:2]) > side else cv2.INTER_NEAREST
-    tile = cv2.resize(image, (side, side), interpolation=method)
-    return tile[..., None] if tile.ndim == 2 else tile
 
 
 def _set_limits(
@@ -176,9 +149,19 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _text_width(label: str) -> float:
-    """Inches of a label at a line's end."""
-    return textpath.TextPath((0, 0), label, size=9).get_extents().width / 72
+def _text_width(label: str, size: int) -> float:
+    """Inches of a text of this size in points."""
+    # An empty path has no extents.
+    return textpath.TextPath((0, 0), label, size=size).get_extents().width / 72 if label else 0.0
+
+
+def _fitting(label: str, inches: float, size: int) -> str:
+    """A text on one line, cut where it would be too wide."""
+    label = " ".join(label.split())
+    if len(label) < 80 and _text_width(label, size) <= inches:
+        return label
+    cuts = (label[:end].rstrip() + "…" for end in range(min(len(label), 80), 0, -1))
+    return next(cut for cut in cuts if _text_width(cut, size) <= inches)
 
 
 def _name_ends(
@@ -220,8 +203,15 @@ def spread(heights: Sequence[float], least: float) -> list[float]:
     return placed
 
 
-def _inline(svg: str, name: str) -> str:
-    """The element alone, sized by the page, without the addresses of a file's header."""
+def _inline(svg: str, name: str) -> Markup:
+    """The element alone, sized and coloured by the page, without the addresses in its header."""
     tag, inside = svg[svg.index("<svg") :].split(">", 1)
     tag = re.sub(r'\s(xmlns(:xlink)?|version|width|height)="[^"]*"', "", tag)
-    return tag.replace("<svg", f'<svg role="img" aria-label="{name}"', 1) + ">" + inside.strip()
+    # Matplotlib names every group alike in every chart; what is referred to has names of its own.
+    inside = re.sub(r' id="[a-z0-9.]+_\d+"', "", inside)
+    inside = re.sub(
+        r"\b(fill|stroke): (#[0-9a-f]{6})",
+        lambda found: f"{found[1]}: {VARIABLES.get(found[2], found[2])}",
+        inside,
+    )
+    return Markup(f'{tag} role="img" aria-label="{escape(name)}">{inside.strip()}')

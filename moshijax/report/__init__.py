@@ -1,0 +1,1 @@
+"""Reports as pages that stand alone: tables, charts, pictures and sounds in one file."""
