@@ -2,12 +2,14 @@
 
 from ml_collections import ConfigDict, config_dict
 
+from moshijax.errors import UserError
+
 
 def switches(arg: str | None, **known: object) -> ConfigDict:
     """Reads `tiny,arm=fixed`: a bare name is True, a value has its default's type.
 
     Raises:
-        ValueError: a switch that the file does not have.
+        UserError: a switch that the file does not have, or a value of another type.
     """
     result = ConfigDict(known)
     for part in (arg or "").split(","):
@@ -15,11 +17,15 @@ def switches(arg: str | None, **known: object) -> ConfigDict:
         if not name:
             continue
         if name not in known:
-            raise ValueError(f"unknown switch {name!r}, this file has {', '.join(sorted(known))}.")
+            raise UserError(f"unknown switch {name!r}, this file has {', '.join(sorted(known))}.")
         kind = type(known[name])
         if kind is bool and value not in ("", "true", "false"):
-            raise ValueError(f"switch {name}: {value!r} is neither true nor false.")
-        result[name] = value != "false" if kind is bool else kind(value)
+            raise UserError(f"switch {name}: {value!r} is neither true nor false.")
+        try:
+            result[name] = value != "false" if kind is bool else kind(value)
+        except ValueError as error:
+            what = "whole number" if kind is int else "number"
+            raise UserError(f"switch {name}: {value!r} is no {what}.") from error
     return result
 
 

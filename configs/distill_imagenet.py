@@ -17,6 +17,7 @@ student's), `arm` (funmatch, consistent, fixed, labels), `tiny` (CPU, 20 s; rand
 from ml_collections import ConfigDict
 
 from configs import common
+from moshijax.errors import UserError
 
 
 TRAIN_IMAGES = 1_255_543  # 98% of 1,281,167
@@ -39,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     for switch, known in dict(teacher=TEACHERS, arm=ARMS).items():
         if chosen[switch] not in known:
-            raise ValueError(
+            raise UserError(
                 f"switch {switch}: {chosen[switch]!r} is unknown, take one of {', '.join(known)}."
             )
     num_steps = common.steps(chosen.epochs, TRAIN_IMAGES, batch_size=4096)

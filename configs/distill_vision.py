@@ -17,6 +17,7 @@ consistent, independent, fixed, labels), `view` (another view design of that arm
 from ml_collections import ConfigDict
 
 from configs import common
+from moshijax.errors import UserError
 
 
 # Arm -> what is matched, view design, mixup.
@@ -64,12 +65,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         arg, tiny=False, quickstart=False, data="pet", duration="fast", arm="funmatch", view=""
     )
     if chosen.arm not in ARMS:
-        raise ValueError(f"switch arm: {chosen.arm!r} is unknown, take one of {', '.join(ARMS)}.")
+        raise UserError(f"switch arm: {chosen.arm!r} is unknown, take one of {', '.join(ARMS)}.")
     if chosen.arm == "teacher" and not (chosen.quickstart or chosen.tiny):
-        raise ValueError("switch arm: the teachers of these sets are released, none is trained.")
+        raise UserError("switch arm: the teachers of these sets are released, none is trained.")
     if (chosen.data, chosen.duration) not in PUBLISHED:
         known = ", ".join(f"{data} {duration}" for data, duration in PUBLISHED)
-        raise ValueError(f"switches data and duration: take one of {known}.")
+        raise UserError(f"switches data and duration: take one of {known}.")
     if chosen.tiny:
         return _tiny(_quickstart(chosen))
     return _quickstart(chosen) if chosen.quickstart else _published(chosen)

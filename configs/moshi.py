@@ -19,6 +19,7 @@ Switches: `stage` (1), `preset` (moshi_7b or any other Moshi), `tiny` (CPU, a mi
 from ml_collections import ConfigDict
 
 from configs import common
+from moshijax.errors import UserError
 
 
 STAGES = (1,)
@@ -30,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment that the switches name."""
     chosen = common.switches(arg, tiny=False, stage=1, preset="moshi_7b")
     if chosen.stage not in STAGES:
-        raise ValueError(f"switch stage: {chosen.stage} is unknown, take one of {STAGES}.")
+        raise UserError(f"switch stage: {chosen.stage} is unknown, take one of {STAGES}.")
     rows = round(16 * 3600 / 300)  # 16 hours in windows of 5 minutes (section 4.3)
     config = ConfigDict(common.loop_settings(num_steps=1_000_000, batch_size=rows))
     config.experiment = "moshijax.experiments.lm"

@@ -27,6 +27,7 @@ from distill.task import LABELS, mixed_images
 from distill.vision.sources import load
 from moshijax import config_files
 from moshijax.commands import run_command
+from moshijax.errors import UserError
 from moshijax.paths import local_path
 
 
@@ -58,7 +59,7 @@ def train(arm: str, workdir: pathlib.Path, cores: set[int]) -> None:
     """Trains an arm on these cores in a process of its own, passing its lines on.
 
     Raises:
-        RuntimeError: the run failed; its own message was passed on.
+        UserError: the run failed; its own message was passed on.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # Of this thread, and of the process it starts.
@@ -66,7 +67,7 @@ def train(arm: str, workdir: pathlib.Path, cores: set[int]) -> None:
         for line in process.stderr or ():
             print(line, end="", file=sys.stderr, flush=True)
     if process.returncode:
-        raise RuntimeError(f"the run of arm {arm!r} in {workdir / arm} failed: see above.")
+        raise UserError(f"the run of arm {arm!r} in {workdir / arm} failed: see above.")
 
 
 def train_all(workdir: pathlib.Path) -> None:

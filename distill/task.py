@@ -160,7 +160,7 @@ class DistillTask:
     def summarize(self, sums: Any) -> dict[str, float]:
         """Metrics of a whole set; those on mixed images begin with `mixed_`."""
         metrics = fidelity.summarize(sums["clean"])
-        if "mixed" in sums:
+        if "mixed" in sums and sums["mixed"]["count"]:  # Of a lone image there is no pair.
             mixed = fidelity.summarize(sums["mixed"])
             metrics |= {f"mixed_{name}": value for name, value in mixed.items()}
         return metrics

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int64, UInt8
 
 from distill import crops
 from moshijax.data.order import Stream
+from moshijax.errors import UserError
 
 
 class View(NamedTuple):
@@ -152,11 +153,15 @@ def to_arrays(plan: Plan) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Plan:
-    """The plan that `to_arrays` wrote."""
+    """The plan that `to_arrays` wrote.
+
+    Raises:
+        UserError: they are of something else.
+    """
     names = ("index", "student_box", "student_flip", "teacher_box", "teacher_flip", "mix")
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise ValueError(f"A stored plan lacks the arrays {', '.join(missing)}; sample it again.")
+        raise UserError(f"A stored plan lacks the arrays {', '.join(missing)}; sample it again.")
     index, box, flip, teacher_box, teacher_flip, mix = (np.asarray(arrays[n]) for n in names)
     return Plan(index, View(box, flip), View(teacher_box, teacher_flip), np.float32(mix))
 

@@ -155,7 +155,7 @@ def _where(error: BaseException, path: pathlib.Path) -> str:
         return f", line {error.lineno}: {error.msg}"
     if isinstance(error, OSError) and error.filename == str(path):
         return f": {error.strerror}"
-    if type(error) in (UserError, ValueError):
+    if isinstance(error, UserError):
         return f": {error}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]

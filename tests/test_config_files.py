@@ -11,6 +11,7 @@ from moshijax.errors import UserError
 
 
 ROOT = pathlib.Path(__file__).parent.parent
+OURS = "from moshijax.errors import UserError"
 GOOD = """
 from ml_collections import ConfigDict
 
@@ -63,7 +64,8 @@ def test_a_path_may_hold_what_a_name_may_hold(folder, name, arg):
         ("def get_config(): return {}", "a.py:tiny: it has no switches: leave out :tiny"),
         ("import nowhere", "line 1: ModuleNotFoundError: No module named 'nowhere'"),
         ("def get_config(arg):\n x = 1\n return y", "line 3: NameError: name 'y' is not defined"),
-        ("def get_config(arg): raise ValueError('no such arm')", "a.py:tiny: no such arm"),
+        ("def get_config(arg): raise ValueError('odd')", "line 1: ValueError: odd"),
+        (f"{OURS}\ndef get_config(arg): raise UserError('no arm')", "a.py:tiny: no arm"),
         ("def get_config(arg): raise KeyError('arm')", "line 1: KeyError: 'arm'"),
         ("raise SystemExit(3)", "a.py:tiny, line 1: SystemExit: 3"),
         ('{"num_steps": null}', "line 1: NameError: name 'null' is not defined"),

@@ -9,6 +9,7 @@ import pytest
 from configs import common, distill_imagenet, distill_vision, helium, moshi, moshi_live
 from distill import distances, teachers, views
 from moshijax import sharding
+from moshijax.errors import UserError
 from moshijax.experiments import live
 from moshijax.experiments import lm as experiments_lm
 from moshijax.nn.paths import named_leaves
@@ -167,8 +168,10 @@ def test_published_decay_is_what_adamw_would_call_a_tenth():
         ("distill_vision", "arm=teacher", "none is trained"),
         ("distill_imagenet", "teacher=t512", "switch teacher: 't512' is unknown"),
         ("distill_imagenet", "tiny=maybe", "neither true nor false"),
+        ("distill_imagenet", "epochs=3x", "switch epochs: '3x' is no whole number"),
+        ("moshi", "stage=2", "switch stage: 2 is unknown"),
     ],
 )
 def test_wrong_switches_are_named(file, arg, message):
-    with pytest.raises(ValueError, match=message):
-        MODULES[file].get_config(arg)
+    with pytest.raises(UserError, match=message):
+        (MODULES | LANGUAGE)[file].get_config(arg)

@@ -59,6 +59,15 @@ def test_loss_is_the_distance_on_the_very_same_mixed_view(funmatch):
     np.testing.assert_allclose(metrics["loss"], by_hand, rtol=1e-4)
 
 
+def test_a_set_of_one_image_has_no_mixed_metrics(funmatch):
+    _, task, _, sets, state, *_ = funmatch
+    batch = sets["test"].batch(0, None)
+    batch["mask"] = (np.arange(len(batch["mask"])) == 0).astype(np.float32)
+    metrics = task.summarize(jax.device_get(jax.jit(task.evaluate)(state, task.frozen, batch)))
+    assert metrics["count"] == 1
+    assert not [name for name in metrics if name.startswith("mixed_")]
+
+
 def test_only_the_student_changes(funmatch):
     _, _task, _, _, state, _, new, metrics = funmatch
     before, after = named_leaves(state.model), named_leaves(new.model)

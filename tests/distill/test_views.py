@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from distill import views
+from moshijax.errors import UserError
 
 
 BATCH = 32
@@ -106,7 +107,7 @@ def test_a_plan_survives_a_file():
 def test_a_stored_plan_with_gaps_is_an_error():
     arrays = views.to_arrays(sample())
     del arrays["teacher_box"], arrays["mix"]
-    with pytest.raises(ValueError, match="lacks the arrays teacher_box, mix"):
+    with pytest.raises(UserError, match="lacks the arrays teacher_box, mix"):
         views.from_arrays(arrays)
 
 

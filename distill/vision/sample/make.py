@@ -15,6 +15,8 @@ import zipfile
 
 import numpy as np
 
+from moshijax.errors import UserError
+
 
 NUM_ROWS = {"train": 15_000, "test": 4_000}
 FILES = {"train": "train", "test": "t10k"}  # our name of a part, the files' prefix
@@ -22,10 +24,14 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that zip can hold
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:
-    """Reads one gzipped idx file of unsigned bytes."""
+    """Reads one gzipped idx file of unsigned bytes.
+
+    Raises:
+        UserError: it is another kind of file.
+    """
     data = gzip.decompress(path.read_bytes())
     if data[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} is not an idx file of unsigned bytes.")
+        raise UserError(f"{path} is not an idx file of unsigned bytes.")
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
 

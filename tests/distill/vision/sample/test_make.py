@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from distill.vision.sample import make
+from moshijax.errors import UserError
 
 
 def write_idx(path, array):
@@ -51,7 +52,7 @@ def test_two_runs_write_the_same_bytes(folder):
 def test_other_files_are_named(folder):
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(b"\x00\x00\x0d\x01" + bytes(8)))
-    with pytest.raises(ValueError, match=r"train-images.*is not an idx file of unsigned bytes"):
+    with pytest.raises(UserError, match=r"train-images.*is not an idx file of unsigned bytes"):
         make.make(folder, folder / "a.npz")
 
 
