@@ -26,7 +26,8 @@ class Report:
     """What preflight found."""
 
     config: str
-    kind: str  # Of the batch whose update it is.
+    kind: str  # Of the batch whose update it is,
+    kinds: Sequence[str]  # and all kinds that the config has.
     changes: Mapping[str, Any]  # Keys that were set beside it.
     topology: str
     chips: int
@@ -118,8 +119,9 @@ def examine(
     usage = outcome.usage
     unused = max(arguments - usage.arguments, 0.0) if usage else 0.0
     return Report(
-        config=name if len(planned.batches) == 1 else f"{name}, {kind}",
+        config=name,
         kind=kind,
+        kinds=tuple(planned.batches),
         changes=changes or {},
         topology=slice_.name,
         chips=slice_.chips,

@@ -11,7 +11,7 @@ from moshijax.report.page import document, header, paragraph, section, table
 
 def _report(report: Report) -> Markup:
     return section(
-        f"{report.topology}, {tables.mesh(report)}",
+        ", ".join(filter(None, [report.topology, tables.mesh(report), tables.kind(report)])),
         paragraph(tables.verdict(report), "good" if report.fits else "bad"),
         *map(paragraph, report.notes),
         *map(table, tables.tables(report)),

@@ -40,9 +40,14 @@ def changes(report: Report) -> str:
     return " ".join(f"{k}={v}" for k, v in report.changes.items() if not k.startswith("mesh."))
 
 
+def kind(report: Report) -> str:
+    """The kind of batch, where there are several."""
+    return report.kind if len(report.kinds) > 1 else ""
+
+
 def title(report: Report) -> str:
     """What was compiled for what."""
-    name = f"{report.config} {changes(report)}".strip()
+    name = ", ".join(filter(None, [f"{report.config} {changes(report)}".strip(), kind(report)]))
     return f"{name} on {report.topology} ({report.chips} chips, {mesh(report)})"
 
 
@@ -159,6 +164,7 @@ def comparison(reports: Sequence[Report]) -> Table:
                 r.topology,
                 mesh(r),
                 changes(r),
+                kind(r),
                 r.status,
                 gib(usage.needed + r.unused_bytes) if usage else "",
                 seconds(r.time.step) if known else "",
@@ -169,10 +175,10 @@ def comparison(reports: Sequence[Report]) -> Table:
             )
         )
     columns = (
-        *("topology", "mesh", "changes", "", "GiB", "step", "MFU", "days", "chip-hours"),
+        *("topology", "mesh", "changes", "batch", "", "GiB", "step", "MFU", "days", "chip-hours"),
         "price",
     )
-    return Table("All", columns, rows, (1, 2, 3))
+    return Table("All", columns, rows, (1, 2, 3, 4))
 
 
 def report_text(report: Report) -> str:

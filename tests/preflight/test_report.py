@@ -23,6 +23,7 @@ USAGE = memory.Usage(
 )
 REPORT = Report(
     kind="rows",
+    kinds=("rows",),
     config="configs/some.py:large",
     changes={"mesh.fsdp": 4, "accumulate": 2},
     topology="v5e:2x2",
@@ -72,6 +73,19 @@ def test_what_does_not_fit_is_told_without_promises():
     assert "1.00 GiB too many" in text
     line = as_text(tables.comparison([OVER, OVER])).splitlines()[-1]
     assert line.split() == ["v5e:2x2", "fsdp=4", "accumulate=2", "does", "not", "fit", "10.75"]
+
+
+def test_reports_of_several_kinds_of_batches_say_which_is_which():
+    kinds = ("audio", "text")
+    audio, text = (dataclasses.replace(REPORT, kind=kind, kinds=kinds) for kind in kinds)
+    assert "large accumulate=2, audio on v5e:2x2 (4" in tables.report_text(audio)
+    lines = as_text(tables.comparison([audio, text])).splitlines()
+    assert [line.split()[3] for line in lines[1:]] == ["batch", "audio", "text"]
+    shown = Page(page.page([audio, text])).text
+    assert "v5e:2x2, fsdp=4, text" in shown
+    assert shown.count("Preflight of configs/some.py:large\n") == 2  # Title and heading.
+    assert "rows" not in tables.report_text(REPORT)
+    assert "batch" not in as_text(tables.comparison([REPORT])).splitlines()[1]
 
 
 def test_numbers_have_the_digits_that_mean_something():
