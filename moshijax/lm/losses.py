@@ -15,12 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.delays import targets
+from moshijax.lm.heads import Head, heads
 from moshijax.lm.moshi import Moshi
-from moshijax.nn.rows import split_rows
+from moshijax.nn.fold import align, fold_frames
 
 
 FORMS = ("paper", "finetune")
-ALIGNED = 8  # A TPU keeps so many rows together, and copies to merge others with a batch's.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +84,15 @@ def stream_sums(
     """Sums over whole streams."""
     model.check(codes)
     parts = targets(codes, model.config.delays, model.config.initial)
-    fill = ((0, 0), (0, 0), (0, _align(codes.shape[2]) - codes.shape[2]))
+    fill = ((0, 0), (0, 0), (0, align(codes.shape[2]) - codes.shape[2]))
     read, predicted, mask = (jnp.pad(part, fill) for part in parts)  # Masked: no targets.
-    return chunked_sums(model, model.hidden(read, given), predicted, mask, config)
+    hidden = model.hidden(read, given)
+
+    def sums(*chunk: Array) -> Sums:
+        return _sums(heads(model, *chunk), model.config, config)
+
+    frames_first = hidden, predicted.swapaxes(1, 2), mask.swapaxes(1, 2)
+    return fold_frames(sums, frames_first, config.chunk_frames)
 
 
 def stream_weights(
@@ -113,38 +119,6 @@ def _text_weights(
     return jnp.where(light, config.padding_weight, 1.0) * mask, mask & ~padding & ~end
 
 
-def chunked_sums(
-    model: Moshi,
-    hidden: Float[Array, "B T D"],
-    predicted: Int[Array, "B K T"],
-    mask: Bool[Array, "B K T"],
-    config: LossConfig,
-) -> Sums:
-    """Sums over chunks of frames; a chunk's logits are computed again for its gradient."""
-    count = -(-hidden.shape[1] // _align(config.chunk_frames))
-    parts = tuple(_cut(a, count) for a in (hidden, predicted.swapaxes(1, 2), mask.swapaxes(1, 2)))
-
-    @jax.checkpoint
-    def add(total: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
-        part = tuple(map(split_rows, part))
-        return jax.tree.map(jnp.add, total, _sums(model, *part, config)), None
-
-    zero, each = jnp.zeros(()), jnp.zeros(model.config.num_generated)
-    total, _ = jax.lax.scan(add, Sums(zero, zero, zero, each), parts)
-    return total
-
-
-def _align(frames: int) -> int:
-    return -(-frames // ALIGNED) * ALIGNED
-
-
-def _cut(x: Array, count: int) -> Array:
-    """Pads the frames with zeros (masked: no targets) and cuts them into equal chunks in front."""
-    size = _align(-(-x.shape[1] // count))
-    padded = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1]), (0, 0)))
-    return padded.reshape(x.shape[0], count, size, x.shape[2]).swapaxes(0, 1)
-
-
 def cross_entropy(
     logits: Float[Array, "*B V"], codes: Int[Array, "*B"], mask: Bool[Array, "*B"]
 ) -> Float[Array, "*B"]:
@@ -153,25 +127,14 @@ def cross_entropy(
     return jnp.where(mask, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0)
 
 
-def _sums(
-    model: Moshi,
-    hidden: Float[Array, "B T D"],
-    predicted: Int[Array, "B T K"],
-    mask: Bool[Array, "B T K"],
-    config: LossConfig,
-) -> Sums:
-    text, text_mask = predicted[..., 0], mask[..., 0]
-    weight, word = _text_weights(text, text_mask, model.config, config)
-    entropy = cross_entropy(model.temporal.text_logits(hidden), text, text_mask)
-    audio = jnp.zeros(0)
-    if model.depth is not None:
-        generated = slice(1, 1 + model.config.num_generated)
-        logits = model.audio_logits(hidden, predicted.swapaxes(1, 2))
-        valid = mask[..., generated].swapaxes(1, 2)
-        codes = predicted[..., generated].swapaxes(1, 2)
-        audio = cross_entropy(logits, codes, valid).sum((0, 2))
+def _sums(found: Mapping[str, Head], model_config: MoshiConfig, config: LossConfig) -> Sums:
+    """Sums over a chunk of frames."""
+    entropies = {name: cross_entropy(*head) for name, head in found.items()}
+    text, entropy = found["text"], entropies["text"]
+    weight, word = _text_weights(text.codes, text.mask, model_config, config)
     # Masked targets have no entropy.
     words, padding = jnp.where(word, entropy, 0.0).sum(), jnp.where(word, 0.0, entropy).sum()
+    audio = entropies["audio"].sum((0, 2)) if "audio" in entropies else jnp.zeros(0)
     return Sums((entropy * weight).sum(), words, padding, audio)
 
 
