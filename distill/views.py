@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int64, UInt8
 
 from distill import crops
-from moshijax.data.order import Stream
+from moshijax.data.order import Purpose, Stream
 from moshijax.errors import UserError
 
 
@@ -60,8 +60,6 @@ DESIGNS = {
     "same/ic": Design("ic", "ic", shared=True),
 }
 
-STUDENT, TEACHER, MIX, EVALUATION = range(4)  # purposes: each has its own random stream
-
 
 def design_of(name: str) -> Design:
     """Looks a design up by its code."""
@@ -92,12 +90,15 @@ def sample_plan(
     """
     chosen = design_of(design)
     sampler = crops.Sampler(sizes, rows, batch_size, resolution, inception, margin)
-    student = _view(chosen.student, sampler, Stream(seed, order, step, STUDENT))
+    student = _view(chosen.student, sampler, Stream(seed, order, step, Purpose.STUDENT_VIEW))
     teacher = student
     if not chosen.shared:
-        teacher = _view(chosen.teacher, sampler, Stream(seed, order, step, TEACHER))
+        teacher = _view(chosen.teacher, sampler, Stream(seed, order, step, Purpose.TEACHER_VIEW))
     return Plan(
-        np.asarray(index, np.int64), student, teacher, _mix(mixup, Stream(seed, order, step, MIX))
+        np.asarray(index, np.int64),
+        student,
+        teacher,
+        _mix(mixup, Stream(seed, order, step, Purpose.MIX)),
     )
 
 
@@ -116,7 +117,7 @@ def sample_view(
 ) -> View:
     """Samples one view of the images of an evaluation batch; `draw` numbers repetitions."""
     sampler = crops.Sampler(sizes, rows, batch_size, resolution, inception, margin)
-    return _view(crop, sampler, Stream(seed, draw, batch, EVALUATION))
+    return _view(crop, sampler, Stream(seed, draw, batch, Purpose.EVALUATION_VIEW))
 
 
 def _view(crop: str, sampler: crops.Sampler, stream: Stream) -> View:

@@ -1,5 +1,6 @@
 """Random numbers and shufflings addressed by seed, order and step: nothing is drawn in sequence."""
 
+import enum
 import functools
 from typing import NamedTuple
 
@@ -7,7 +8,16 @@ import numpy as np
 from jaxtyping import Int64
 
 
-SHUFFLE = 4  # The purpose of shufflings; each purpose has its own random stream.
+class Purpose(enum.IntEnum):
+    """What random numbers are for: each purpose has its own stream, and its number for ever."""
+
+    STUDENT_VIEW = 0
+    TEACHER_VIEW = 1
+    MIX = 2
+    EVALUATION_VIEW = 3
+    SHUFFLE = 4
+    CUT = 5
+    MADE = 11
 
 
 class Stream(NamedTuple):
@@ -16,7 +26,7 @@ class Stream(NamedTuple):
     seed: int
     order: int
     step: int
-    purpose: int
+    purpose: Purpose
 
     def generator(self, attempt: int) -> np.random.Generator:
         """The generator of one attempt; Philox counts in the lowest word."""
@@ -41,4 +51,4 @@ def shuffled(
 
 @functools.lru_cache(maxsize=4)
 def _permutation(size: int, seed: int, order: int, epoch: int) -> Int64[np.ndarray, " size"]:
-    return Stream(seed, order, epoch, SHUFFLE).generator(0).permutation(size)
+    return Stream(seed, order, epoch, Purpose.SHUFFLE).generator(0).permutation(size)

@@ -19,7 +19,7 @@ from array_record.python.array_record_module import (  # ty: ignore[import-not-f
 )
 from jaxtyping import Int
 
-from moshijax.data.order import Stream, shuffled
+from moshijax.data.order import Purpose, Stream, shuffled
 from moshijax.data.records import decode, encode
 from moshijax.errors import UserError
 from moshijax.files import replacing
@@ -27,7 +27,6 @@ from moshijax.lm.config import ZERO, MoshiConfig
 from moshijax.paths import local_path
 
 
-MADE = 11  # The purpose of made codes' random stream.
 MOST_MADE = 10**8  # A shuffling is a table of all rows.
 CHECKED = 1000  # Records of a set that are read before a run: a second.
 
@@ -192,7 +191,7 @@ class Made:
 
     def __getitem__(self, index: int) -> Int[np.ndarray, "K T"]:
         config = self.config
-        rng = Stream(self.seed, 0, index, MADE).generator(0)
+        rng = Stream(self.seed, 0, index, Purpose.MADE).generator(0)
         streams = np.arange(config.num_streams)[:, None]
         sizes = np.array((config.text_vocab, *(config.codebook_size,) * config.num_codebooks))
         start, pace = rng.integers(0, 1000), rng.integers(1, 4)
@@ -256,7 +255,8 @@ class TrainWindows:
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
         position = step * self.batch_size + rows.astype(np.int64)
         index = shuffled(position, len(self.windows), seed=self.seed, order=order)
-        starts = Stream(self.seed, order, step, MADE).generator(0).random(self.batch_size)[rows]
+        stream = Stream(self.seed, order, step, Purpose.CUT)
+        starts = stream.generator(0).random(self.batch_size)[rows]
         cuts = [
             _cut(self.windows[i], self.length, start)
             for i, start in zip(index.tolist(), starts.tolist(), strict=True)

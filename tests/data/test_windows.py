@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from moshijax.data import windows
+from moshijax.data.order import Purpose, Stream
 from moshijax.data.records import check_codes
 from moshijax.data.windows import (
     EvalWindows,
@@ -29,6 +31,19 @@ def shards(tmp_path):
     write_shard(tmp_path / "codes-0.array_record", WINDOWS[:3])
     write_shard(tmp_path / "codes-1.array_record", WINDOWS[3:])
     return str(tmp_path / "codes-*.array_record")
+
+
+def test_made_codes_and_cuts_have_random_streams_of_their_own(monkeypatch):
+    purposes = []
+
+    def stream(seed, order, step, purpose):
+        purposes.append(purpose)
+        return Stream(seed, order, step, purpose)
+
+    monkeypatch.setattr(windows, "Stream", stream)
+    made = Made(4, 20, CONFIG)
+    TrainWindows(made, kind="audio", batch_size=2, length=12, seed=0).batch(1)
+    assert sorted(purposes) == [Purpose.CUT, Purpose.MADE, Purpose.MADE]
 
 
 def test_shards_hold_what_was_written(shards):

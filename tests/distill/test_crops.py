@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from distill import crops, views
+from distill import crops
+from moshijax.data.order import Purpose, Stream
 
 
 COUNT = 20_000
@@ -33,7 +34,7 @@ PYTORCH = {
 def boxes(crop, size, resolution=128, inception="tf", margin=crops.MARGIN, count=COUNT):
     sizes = np.tile([size], (count, 1))
     sampler = crops.Sampler(sizes, np.arange(count), count, resolution, inception, margin)
-    return sampler.boxes(crop, views.Stream(0, 0, 0, views.STUDENT).generator)
+    return sampler.boxes(crop, Stream(0, 0, 0, Purpose.STUDENT_VIEW).generator)
 
 
 def compare(found, mean, deviation, count):
