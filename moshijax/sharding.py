@@ -155,6 +155,10 @@ def _whole_spec(name: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
     if not shape:
         return ()
     last = tuple(match_one(name, RULES, "sharding"))
+    # Adafactor keeps means over an axis of a parameter's squared gradients: little, and of fewer
+    # axes than the parameter. One number stands for what it does not keep.
+    if {"v_row", "v_col"} & set(name.split("/")) or math.prod(shape) == 1:
+        return (None,) * len(shape)
     if len(last) > len(shape):
         raise ValueError(f"sharding: {name!r} has shape {shape}, fewer axes than its rule {last}.")
     return (None,) * (len(shape) - len(last)) + last

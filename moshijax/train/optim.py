@@ -26,6 +26,8 @@ KINDS = {
     "rmsprop": optax.scale_by_rms,
     "adafactor": optax.scale_by_factored_rms,
 }
+# Keywords that a kind has no default of its own for.
+USUAL = {"momentum": {"decay": 0.9}}
 
 
 def _cosine(t: jax.Array) -> jax.Array:
@@ -214,7 +216,7 @@ def _transform(config: ConfigDict, kind: str, key: str) -> optax.GradientTransfo
     """The optimizer of a kind with its keywords."""
     options = config.options.to_dict().get(kind, {})
     try:
-        return KINDS[kind](**options)
+        return KINDS[kind](**USUAL.get(kind, {}) | options)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"config.{key}.options.{kind}: {options} is refused ({error}): give the keywords "

@@ -3,10 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
+from distill.vision.resnet import PRESETS, ResNet
+from moshijax import sharding
 from moshijax.errors import UserError
+from moshijax.nn.paths import named_leaves
 from moshijax.train import optim
+from tests.lm_models import random_model
 from tests.train.toy import OPTIMIZER
 
 
@@ -141,3 +146,41 @@ def test_gradients_are_clipped_before_adam_sees_them():
 def test_numbers_that_train_nothing_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         make(**change)
+
+
+def tiny_resnet():
+    return ResNet(PRESETS["tiny"], rngs=nnx.Rngs(0))
+
+
+# Of a tiny model's kernels some are factored then, and some are not.
+OPTIONS = {"adafactor": dict(min_dim_size_to_factor=8)}
+
+
+@pytest.mark.parametrize("make_model", [lambda: random_model("moshi_7b"), tiny_resnet])
+@pytest.mark.parametrize("kind", optim.KINDS)
+def test_every_kind_takes_on_eight_devices_the_step_of_one(make_model, kind):
+    model, rng = make_model(), np.random.default_rng(0)
+    config = OPTIMIZER | dict(kinds=((".*", kind),), options=OPTIONS, decay=((".*", 0.5),))
+    optimizer = optim.make(ConfigDict(config), 10, model)
+    grads = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), model)
+    step = jax.jit(optimizer.update)
+    given = grads, optimizer.init(model), model
+    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    placed = sharding.place(given, mesh)
+    one, eight = step(*given), step(*placed)
+    for name, leaf in named_leaves(one).items():
+        found = named_leaves(eight)[name]
+        np.testing.assert_allclose(found, leaf, rtol=2e-5, atol=1e-7, err_msg=name)
+    # What is as large as the parameters is split like them.
+    moments = named_leaves(placed[1])
+    for name, leaf in named_leaves(placed[2]).items():
+        for other, moment in moments.items():
+            if other.endswith(f"/{name}") and moment.shape == leaf.shape:
+                assert moment.sharding.spec == leaf.sharding.spec, other
+
+
+def test_momentum_has_its_usual_decay():
+    settings = dict(kinds=((".*", "momentum"),), clip_norm=None, weight_decay=0.0, warmup_steps=0)
+    usual = run(make(**settings, options={}), GRADS, 3)
+    given = run(make(**settings, options=dict(momentum=dict(decay=0.9))), GRADS, 3)
+    jax.tree.map(np.testing.assert_array_equal, usual, given)
