@@ -52,7 +52,7 @@ print(folder)
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert "distill_vision distill.experiment" in lines
-    assert "moshi_live moshijax.train.live" in lines
+    assert "moshi_live moshijax.experiments.live" in lines
     assert lines[-1] == str(site / "moshijax" / "configs")
     assert not list(tmp_path.iterdir())
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import checks, distances, evaluate, teachers
+from distill import checks, distances, evaluation, teachers
 from distill.vision import convert
 from moshijax.errors import UserError
 from moshijax.train import loop
@@ -131,5 +131,5 @@ def test_an_export_onto_the_student_or_nowhere_is_refused_before_it_is_evaluated
         ("none/student.npz", "there is no folder"),
     ):
         with pytest.raises(UserError, match=message):
-            evaluate.check_export(str(tmp_path / target), str(tmp_path / "student.npz"))
-    evaluate.check_export(str(tmp_path / "new.npz"), str(tmp_path / "student.npz"))
+            evaluation.check_export(str(tmp_path / target), str(tmp_path / "student.npz"))
+    evaluation.check_export(str(tmp_path / "new.npz"), str(tmp_path / "student.npz"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import classes, evaluate, teachers
+from distill import classes, evaluation, teachers
 from distill.task import State
 from distill.vision import convert, sources
 from moshijax.nn.paths import named_leaves
@@ -248,9 +248,9 @@ def test_student_is_evaluated_from_its_directory_and_its_exported_file(tmp_path)
     c = config("tiny,arm=teacher", num_steps=6)
     loop.run(c, str(tmp_path / "run"))
     assert classes.of_run(str(tmp_path / "run")) == sources.SAMPLE_CLASSES
-    metrics = evaluate.evaluate(c, str(tmp_path / "run"))
+    metrics = evaluation.evaluate(c, str(tmp_path / "run"))
     assert metrics["test/count"] == 100
     spec = c.student.copy_and_resolve_references()
     spec.load = str(tmp_path / "run")
     convert.save_npz(tmp_path / "student.npz", teachers.load_model(spec, 0), "bit")
-    assert evaluate.evaluate(c, str(tmp_path / "student.npz"), with_teachers=False) == metrics
+    assert evaluation.evaluate(c, str(tmp_path / "student.npz"), with_teachers=False) == metrics

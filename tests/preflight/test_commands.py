@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from moshijax.errors import UserError
-from moshijax.preflight import __main__ as command
+from moshijax.preflight import commands as command
 from moshijax.preflight import topology
 from moshijax.preflight.examine import examine
 from tests.preflight import stack
