@@ -100,11 +100,13 @@ class Lessons:
         return self._batches.batch(step, order, rows)
 
     def close(self) -> None:
-        """Tells how many pictures were damaged."""
+        """Tells how many pictures were damaged, and ends the threads that read them."""
         opened = [self._batches] if self._batches is not None else []
         readers = [batches.reader for batches in (*self._sets.values(), *opened)]
         for reader in {reader.source.name: reader for reader in readers}.values():
             reader.tell_corrupt()
+        for reader in readers:
+            reader.close()
 
 
 def _batches(

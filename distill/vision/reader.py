@@ -54,7 +54,14 @@ class Reader:
 
     def map(self, function: Callable[[Any], Any], rows: Iterable) -> list:
         """Maps over rows, on this reader's threads."""
-        return list(map(function, rows) if self._pool is None else self._pool.map(function, rows))
+        pool = self._pool
+        return list(map(function, rows) if pool is None else pool.map(function, rows))
+
+    def close(self) -> None:
+        """Ends this reader's threads; what is read after that is read by its caller's."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
 
     def read(self, index: int) -> Item:
         """The row, or the next one whose header is readable."""

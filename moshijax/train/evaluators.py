@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -42,10 +43,12 @@ class SetSums:
         del key
         data, sums = self.data, None
         rows = sharding.local_rows(data.batch_size, mesh)
-        for batch in read_ahead(lambda i: data.batch(i, rows), 0, data.num_batches - 1, 2):
-            placed = sharding.to_mesh(batch, data.batch_size, mesh)
-            new = self.measure(state, frozen, placed)
-            sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+        ahead = read_ahead(lambda i: data.batch(i, rows), 0, data.num_batches - 1, 2)
+        with closing(ahead) as batches:
+            for batch in batches:
+                placed = sharding.to_mesh(batch, data.batch_size, mesh)
+                new = self.measure(state, frozen, placed)
+                sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
         yield from self.task.summarize(jax.device_get(sums)).items()
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
@@ -123,11 +123,12 @@ class Run:
         """The global batch of what every process has read."""
         return sharding.to_mesh(batch, self.num_rows[kind], self.mesh)
 
-    def batches(self, first: int) -> Iterator[tuple[str, Tree]]:
+    def batches(self, first: int) -> Generator[tuple[str, Tree]]:
         """Kind and batch of every step from `first` on, on the mesh."""
-        config = self.config
-        for kind, batch in read_ahead(self.read, first, config.num_steps, config.read_ahead):
-            yield kind, self.to_mesh(kind, batch)
+        last, depth = self.config.num_steps, self.config.read_ahead
+        with closing(read_ahead(self.read, first, last, depth)) as batches:
+            for kind, batch in batches:
+                yield kind, self.to_mesh(kind, batch)
 
     def step_key(self, step: int) -> jax.Array:
         """Randomness of one step: a function of seed, data order and step alone."""
@@ -176,32 +177,33 @@ class Run:
         """Steps to the end; Stopped or NonFiniteError end it before."""
         config, program, last = self.config, self.program, self.config.num_steps
         state, step = self.start()
-        batches, pending, watch = self.batches(step + 1), [], Stopwatch()
-        while step < last and not stop():
-            step, (kind, batch) = step + 1, next(batches)
-            self.measure(kind, batch)
-            with self.trace.step(step, state):
-                key = self.step_key(step)
-                state, metrics = program.update[kind](state, program.frozen, batch, key)
-            pending.append(Done(kind, metrics))
-            # The host stays at most two batches ahead of the device.
-            jax.block_until_ready(pending[max(len(pending) - 3, 0)].metrics)
-            if not self.claimed:
-                jax.block_until_ready(metrics)
-                self.claim()
-            watch.step()
-            self.log.advance()
-            if due(step, config.log_every, last):
-                jax.block_until_ready(metrics)
-                self.report(step, pending, *watch.lap())
-                pending = []
-            with watch.paused():
-                if self.trace.done(step, state):
-                    self.log.event(step, f"trace written to {self.trace.folder.parent}.")
-                if due(step, config.checkpoint_every, last):
-                    self.save(step, state)
-                if due(step, config.eval_every, last):
-                    self.evaluate(step, state)
+        pending, watch = [], Stopwatch()
+        with closing(self.batches(step + 1)) as batches:
+            while step < last and not stop():
+                step, (kind, batch) = step + 1, next(batches)
+                self.measure(kind, batch)
+                with self.trace.step(step, state):
+                    key = self.step_key(step)
+                    state, metrics = program.update[kind](state, program.frozen, batch, key)
+                pending.append(Done(kind, metrics))
+                # The host stays at most two batches ahead of the device.
+                jax.block_until_ready(pending[max(len(pending) - 3, 0)].metrics)
+                if not self.claimed:
+                    jax.block_until_ready(metrics)
+                    self.claim()
+                watch.step()
+                self.log.advance()
+                if due(step, config.log_every, last):
+                    jax.block_until_ready(metrics)
+                    self.report(step, pending, *watch.lap())
+                    pending = []
+                with watch.paused():
+                    if self.trace.done(step, state):
+                        self.log.event(step, f"trace written to {self.trace.folder.parent}.")
+                    if due(step, config.checkpoint_every, last):
+                        self.save(step, state)
+                    if due(step, config.eval_every, last):
+                        self.evaluate(step, state)
         if step < last:
             self.save(step, state)
             self.checkpoints.settle()

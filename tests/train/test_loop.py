@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -220,3 +221,18 @@ def test_what_the_mesh_does_not_divide_is_said_once(tmp_path):
     said = (tmp_path / "log.txt").read_text()
     assert said.count("mesh.tensor=8 does not divide 4 of ") == 1
     assert "model/head/kernel" in said
+
+
+@pytest.mark.parametrize(
+    "data", [dict(interrupted_at=5), dict(poisoned=[(5, k) for k in range(9)])]
+)
+def test_a_run_that_ended_early_leaves_no_thread_and_no_file_open(tmp_path, data):
+    run(tmp_path / "first", num_steps=3)  # What a process opens once.
+    threads, files = set(threading.enumerate()), os.listdir("/proc/self/fd")
+    # The error holds the frames that it came through.
+    with pytest.raises((Stopped, RuntimeError)) as caught:
+        run(tmp_path / "run", ToyData(16, **data), read_ahead=4, num_steps=100)
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(10)
+    assert set(threading.enumerate()) <= threads, caught
+    assert len(os.listdir("/proc/self/fd")) <= len(files)

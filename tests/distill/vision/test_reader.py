@@ -1,4 +1,5 @@
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -93,3 +94,16 @@ def test_a_file_is_told_once_by_its_name_whoever_reads_it(tmp_path, caplog):
     assert [record.getMessage().split(" is ")[0] for record in caplog.records] == [
         f"Row 0 of folder:{tmp_path}, split all (ant/00.png)"
     ]
+
+
+def test_a_closed_reader_has_no_threads_and_still_reads(tmp_path):
+    before = set(threading.enumerate())
+    reader = Reader(source(tmp_path, GOOD, GOOD), "stop", threads=2)
+    assert [item.index for item in reader.map(reader.read, range(2))] == [0, 1]
+    own = set(threading.enumerate()) - before
+    assert own
+    reader.close()
+    for thread in own:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in own)
+    assert [item.index for item in reader.map(reader.read, range(2))] == [0, 1]
