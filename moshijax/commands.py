@@ -123,12 +123,11 @@ def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
         except KeyboardInterrupt:
             hosts.leave(128 + signal.SIGINT)
         except Exception as error:
-            # Subclasses of RuntimeError are JAX's own.
-            if is_sentence(error) or type(error) is RuntimeError:
+            if is_sentence(error):
                 _refuse(program, error)
             if missing := config_files.missing_key(error):
                 _refuse(program, UserError(missing))
-            _fail(error)
+            _fail(program, error)
         hosts.leave(0)
 
     app.run(guarded, flags_parser=parse)
@@ -144,14 +143,10 @@ def _define_host_flags() -> None:
 
 def join(program: str) -> None:
     """Joins the run's other processes, if there are any, under a parent that watches."""
-    settings = flags.FLAGS
-    given = hosts.Place(settings.coordinator, settings.num_processes, settings.process_id)
-    # JAX sets this when it is imported on a host with TPUs, unless JAX_PLATFORMS says otherwise.
-    on_tpu = str(jax.config.values["jax_platforms"] or "").startswith("tpu")
-    place = hosts.find_place(given, os.environ, on_tpu)
+    settings, place = flags.FLAGS, _place()
     for name in ("peer_timeout", "start_timeout"):
         if getattr(settings, name) < 1:
-            raise ValueError(f"{name}: {getattr(settings, name)} is not a number of seconds.")
+            raise UserError(f"{name}: {getattr(settings, name)} is not a number of seconds.")
     if place is None:
         return
     if not supervisor.watched():
@@ -160,12 +155,26 @@ def join(program: str) -> None:
     hosts.start(place, settings.peer_timeout, settings.start_timeout)
 
 
-def _fail(error: Exception) -> NoReturn:
-    """Ends after an error that nobody foresaw, with its traceback.
+def _place() -> hosts.Place | None:
+    """Where this process stands among those of its run."""
+    settings = flags.FLAGS
+    given = hosts.Place(settings.coordinator, settings.num_processes, settings.process_id)
+    # JAX sets this when it is imported on a host with TPUs, unless JAX_PLATFORMS says otherwise.
+    on_tpu = str(jax.config.values["jax_platforms"] or "").startswith("tpu")
+    return hosts.find_place(given, os.environ, on_tpu)
+
+
+def _fail(program: str, error: Exception) -> NoReturn:
+    """Ends after an error that nobody foresaw, with its traceback and which process had it.
 
     When a peer dies, a step in flight may fail before JAX has noticed why. So an error of the
     runtime waits for that, and only then counts as this process's own.
     """
+    place = _place() if jax.distributed.is_initialized() else None
+    if place is not None:
+        # What is known is not asked of JAX, which would wait for all processes' devices.
+        number = jax.process_index() if place.process_id is None else place.process_id
+        print(f"{program}: process {number} failed:", file=sys.stderr)
     traceback.print_exception(error)
     sys.stderr.flush()
     if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():

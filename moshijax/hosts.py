@@ -141,7 +141,7 @@ def start(place: Place, peer_timeout: int, start_timeout: int) -> None:
     """Joins the other processes; call it before anything touches a device.
 
     Raises:
-        RuntimeError: they did not all come in `start_timeout` seconds.
+        UserError: they did not all come in `start_timeout` seconds.
     """
     # The loop handles SIGTERM itself; JAX would swallow it from here on.
     jax.config.update("jax_enable_preemption_service", False)
@@ -159,7 +159,7 @@ def start(place: Place, peer_timeout: int, start_timeout: int) -> None:
         )
     except (ValueError, RuntimeError, OSError) as error:
         where = place.coordinator or "the TPU's first host"
-        raise RuntimeError(
+        raise UserError(
             f"cannot join the other processes at {where} within {start_timeout} s "
             f"({str(error).splitlines()[0]}): start the same command on every host, "
             "or set --num_processes=1 to run alone."

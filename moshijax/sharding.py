@@ -60,13 +60,13 @@ def match_one(name: str, rules: Sequence[tuple[str, Any]], what: str) -> Any:
     """The value of the only rule whose regex matches the end of the name.
 
     Raises:
-        ValueError: no rule or several rules match.
+        UserError: no rule or several rules match.
     """
     found = [(regex, value) for regex, value in rules if re.search(f"(?:^|/)(?:{regex})$", name)]
     if len(found) == 1:
         return found[0][1]
     matches = ", ".join(repr(regex) for regex, _ in found) or "none"
-    raise ValueError(
+    raise UserError(
         f"{what}: parameter {name!r} must match exactly one rule, it matches {matches}: "
         f"change the rules ({', '.join(repr(regex) for regex, _ in rules)})."
     )

@@ -59,8 +59,8 @@ def make_parser(prog: str, description: str | None) -> Parser:
 
 def is_sentence(error: BaseException) -> bool:
     """Whether an error's message is for the user; the others are worth their traceback."""
-    # Subclasses of ValueError are JAX's own, or Python's about encodings.
-    return isinstance(error, UserError | OSError) or type(error) is ValueError
+    named = isinstance(error, OSError) and error.filename is not None
+    return named or isinstance(error, UserError)
 
 
 def sentence(error: BaseException) -> str:
@@ -68,16 +68,16 @@ def sentence(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         # Without Python's [Errno 28].
-        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split())
 
 
 @contextmanager
 def complaining(program: str) -> Generator[None]:
-    """Ends with one sentence when the input is wrong."""
+    """Ends with one sentence when the input is wrong; any other error keeps its traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         if not is_sentence(error):
             raise
         sys.exit(f"{program}: {sentence(error)}")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from moshijax.errors import UserError
@@ -169,9 +171,8 @@ def test_work_under_nohup_outlives_its_terminal(work, tmp_path):
     ("error", "line"),
     [
         (UserError("x is\nwrong"), "work: x is wrong"),
-        (ValueError("x is wrong"), "work: x is wrong"),
         (FileNotFoundError(2, "No such file or directory", "x.wav"), "work: x.wav: No such file"),
-        (OSError(28, "No space left on device"), "work: No space left on device"),
+        (OSError(28, "No space left on device", "x.npz"), "work: x.npz: No space left on device"),
     ],
 )
 def test_what_a_user_did_wrong_is_one_sentence(error, line):
@@ -181,8 +182,28 @@ def test_what_a_user_did_wrong_is_one_sentence(error, line):
     assert "\n" not in str(end.value)
 
 
-def test_what_a_programmer_did_wrong_keeps_its_traceback():
-    with pytest.raises(UnicodeEncodeError), complaining("work"):
-        "\udce9".encode()
-    with pytest.raises(KeyError), complaining("work"):
-        raise KeyError("x")
+def mismatch():
+    np.ones(2) + np.ones(3)
+
+
+def misfit():
+    jnp.ones((2, 3)) @ jnp.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind"),
+    [
+        (mismatch, ValueError),
+        (misfit, TypeError),
+        (lambda: jnp.ones(4).reshape(3), TypeError),
+        (lambda: jnp.concatenate([]), ValueError),
+        (lambda: int("x"), ValueError),
+        (lambda: "\udce9".encode(), UnicodeEncodeError),
+        (lambda: {}["x"], KeyError),
+        (lambda: os.write(-1, b""), OSError),  # Of no file that has a name.
+    ],
+)
+def test_what_a_programmer_did_wrong_keeps_its_traceback(fail, kind):
+    with pytest.raises(kind) as error, complaining("work"):
+        fail()
+    assert not isinstance(error.value, UserError)

@@ -58,7 +58,7 @@ def load_lm(
             the file says or the config.json beside it, else Moshi's default of 2.
 
     Raises:
-        ValueError: the file does not fit; the sentence says how, and which preset it is of.
+        UserError: the file does not fit; the sentence says how, and which preset it is of.
     """
     file = open_weights(source)
     model, table = fit(file, config, find_scaling(source, file, lora_scaling))
@@ -143,7 +143,7 @@ def fit(file: Weights, config: MoshiConfig, lora_scaling: float = 2.0) -> tuple[
     """Returns the model of shapes that a file holds and its table; nothing may lack or be left.
 
     Raises:
-        ValueError: the file does not fit; the sentence says how, and which preset it is of.
+        UserError: the file does not fit; the sentence says how, and which preset it is of.
     """
     fits = {layout: _arranged(file, config, layout, lora_scaling) for layout in layouts(config)}
     layout = detect(file, {layout: table for layout, (_, table) in fits.items()})
@@ -164,7 +164,7 @@ def fit(file: Weights, config: MoshiConfig, lora_scaling: float = 2.0) -> tuple[
         if fitting
         else "choose the configuration that it was made with, or fetch it anew"
     )
-    raise ValueError(f"{file.path} does not fit this {WHAT}: {found}; {remedy}")
+    raise UserError(f"{file.path} does not fit this {WHAT}: {found}; {remedy}")
 
 
 def _arranged(

@@ -7,6 +7,7 @@ the way back.
 import math
 from typing import Any
 
+from moshijax.errors import UserError
 from moshijax.lm.config import DepthConfig, MoshiConfig
 
 
@@ -37,7 +38,7 @@ def feedforward(dim: int, mlp_dim: int) -> int:
     if size == 4 * dim:
         size += 1
     if gated_width(dim, size) != mlp_dim:
-        raise ValueError(
+        raise UserError(
             f"mlp_dim: Moshi's code can make no MLP of width {mlp_dim} at dim {dim}: take another."
         )
     return size

@@ -47,10 +47,11 @@ def load_lora(
         mesh: where to put them.
 
     Raises:
-        ValueError: the file has adapters of other linear maps, or of several ranks.
+        UserError: the model has adapters, or the file has some of other linear maps, or of
+            several ranks.
     """
     if adapters(model):
-        raise ValueError(f"{source}: this model has adapters already: fuse_lora takes them in.")
+        raise UserError(f"{source}: this model has adapters already: fuse_lora takes them in.")
     file = open_weights(source, ADAPTERS)
     scaling = find_scaling(source, file, scaling)
     tables = {layout: _table(model.config, layout) for layout in LAYOUTS}
@@ -65,7 +66,7 @@ def load_lora(
     shapes = jax.eval_shape(adapt, model)
     whole = whole_tensors(file, entries(model.config, layout), shapes)
     if found := faults(file, tables[layout] + whole, named_leaves(shapes)):
-        raise ValueError(
+        raise UserError(
             f"{file.path} does not fit the linear maps of this language model at rank {rank}: "
             f"{found}; give adapters that were made for this model"
         )

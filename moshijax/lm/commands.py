@@ -25,6 +25,7 @@ from moshijax.codec import commands as codec
 from moshijax.codec.config import PRESETS as MIMI_PRESETS
 from moshijax.data.audio import Recording, cut
 from moshijax.data.audio_writer import check_output, writing
+from moshijax.errors import UserError
 from moshijax.files import check_distinct
 from moshijax.lm import options
 from moshijax.lm.config import MoshiConfig
@@ -48,20 +49,20 @@ def converse(args: argparse.Namespace) -> str:
     config = find_config(args, mimi_config.codebook_size)
     speaker = Speaker(args, config)
     if not config.num_given:
-        raise ValueError(
+        raise UserError(
             f"--lm {args.lm} hears nobody: take a model that hears, or --text-only for a text model"
         )
     options.check_model(args, changed(args), config)
     speaks = config.num_generated > 0
     if speaks and args.output is None:
-        raise ValueError("OUT is missing: name the file for both sides of the dialogue")
+        raise UserError("OUT is missing: name the file for both sides of the dialogue")
     if speaks:
         check_output(args.output)
     books = max(config.num_given, config.num_generated)
     if args.mimi == "random":
         mimi_config = dataclasses.replace(mimi_config, num_codebooks=books)
     if books > mimi_config.num_codebooks:
-        raise ValueError(
+        raise UserError(
             f"--mimi-preset {args.mimi_preset} has {mimi_config.num_codebooks} codebooks, the "
             f"model has {books}: take another preset"
         )
@@ -132,7 +133,7 @@ def write_text(args: argparse.Namespace) -> str:
     """Goes on with a text."""
     config = find_config(args, None)
     if config.num_codebooks:
-        raise ValueError(
+        raise UserError(
             f"--text-only: --lm {args.lm} has {config.num_codebooks} audio streams; take a text "
             "model such as --preset helium_2b"
         )
@@ -161,7 +162,7 @@ def read_prompt(args: argparse.Namespace, config: MoshiConfig) -> list[int]:
         return list(load_tokenizer(args.tokenizer, config).encode(args.prompt))
     words = args.prompt.split()
     if not all(word.isdigit() and int(word) < config.text_vocab for word in words):
-        raise ValueError(
+        raise UserError(
             f"--prompt {args.prompt!r}: without --tokenizer give numbers of pieces below "
             f"{config.text_vocab}"
         )

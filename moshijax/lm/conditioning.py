@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from moshijax.errors import UserError
 from moshijax.lm.config import ConditionConfig, MoshiConfig
 from moshijax.nn.linear import Linear
 
@@ -65,7 +66,7 @@ def read_values(config: ConditionConfig, values: Sequence[str | None]) -> Values
     """Finds the rows of values by name or by hash; None is absent.
 
     Raises:
-        ValueError: a value that the condition does not know.
+        UserError: a value that the condition does not know.
     """
     number = config.num_values or 0
     rows = []
@@ -78,7 +79,7 @@ def read_values(config: ConditionConfig, values: Sequence[str | None]) -> Values
             rows.append(config.values.index(value))
         else:
             known = ", ".join(config.values)
-            raise ValueError(f"condition {config.name}: {value!r} is unknown; known are {known}.")
+            raise UserError(f"condition {config.name}: {value!r} is unknown; known are {known}.")
     present = np.array([value is not None for value in values])
     return Values(jnp.array(rows), jnp.asarray(present))
 

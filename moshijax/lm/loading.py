@@ -42,7 +42,7 @@ def find_config(args: argparse.Namespace, codebook_size: int | None) -> MoshiCon
         file = find_beside(args.lm, "config.json")
         config = read_config(file) if file is not None else PRESETS["moshi_7b"]
     if codebook_size is not None and config.codebook_size != codebook_size:
-        raise ValueError(
+        raise UserError(
             f"--mimi-preset {args.mimi_preset} has codebooks of {codebook_size} entries, the "
             f"model's have {config.codebook_size}: take the codec that it was trained with"
         )
@@ -53,17 +53,17 @@ def load_tokenizer(path: str, config: MoshiConfig | None) -> Any:
     """Loads a SentencePiece model.
 
     Raises:
-        ValueError: no such model, or one of another size than the language model's text.
+        UserError: no such model, or one of another size than the language model's text.
     """
     file = locate(path)
     if not file.is_file():
-        raise ValueError(f"--tokenizer {path}: there is no such file; check the path")
+        raise UserError(f"--tokenizer {path}: there is no such file; check the path")
     try:
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"--tokenizer {path} is no SentencePiece model: fetch it anew") from error
+        raise UserError(f"--tokenizer {path} is no SentencePiece model: fetch it anew") from error
     if config is not None and tokenizer.vocab_size() != config.text_vocab:
-        raise ValueError(
+        raise UserError(
             f"--tokenizer {path} has {tokenizer.vocab_size()} pieces, the model's text has "
             f"{config.text_vocab}: take the tokenizer that it was trained with"
         )

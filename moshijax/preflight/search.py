@@ -56,7 +56,7 @@ def fit(
             return tried.get(key)
         try:
             report = examine(config, slice_, name=name, changes=change, price=price)
-        except ValueError as error:
+        except UserError as error:
             say(f"left out {_text(change)}: {error}")
             refused.append(str(error))
             return None

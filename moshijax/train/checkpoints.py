@@ -140,7 +140,7 @@ class Checkpoints:
                 self._set_aside(step, problem if isinstance(problem, Damaged) else other)
                 continue
             if failed := hosts.where(problem is not None):
-                raise problem or RuntimeError(
+                raise problem or UserError(
                     f"process {failed[0]} could not read {self._root / str(step)}: it stays there, "
                     "the same command goes on from it."
                 )

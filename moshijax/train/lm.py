@@ -26,6 +26,8 @@ from moshijax.lm.losses import (
 )
 from moshijax.lm.moshi import Moshi, cast
 from moshijax.lm.presets import PRESETS
+from moshijax.nn.attention import KERNELS
+from moshijax.nn.transformer import REMAT
 from moshijax.train import optim, settings
 
 
@@ -138,6 +140,9 @@ def model_config(spec: ConfigDict) -> MoshiConfig:
     preset, overrides = preset_of(spec, "preset"), spec.overrides.to_dict()
     for name in SIZES & overrides.keys():
         settings.whole(overrides[name], f"model.overrides.{name}", 1)
+    for name, known in dict(remat=REMAT, kernel=KERNELS).items():
+        if name in overrides:
+            settings.one_of(overrides[name], f"model.overrides.{name}", known)
     if "max_period" in overrides:
         settings.number(overrides["max_period"], "model.overrides.max_period", positive=True)
     if "delays" in overrides:

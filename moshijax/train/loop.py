@@ -215,7 +215,7 @@ class Run:
         """Makes the next stretch begin at the newest checkpoint with another data order.
 
         Raises:
-            RuntimeError: that was done `max_rollbacks` times already.
+            UserError: that was done `max_rollbacks` times already.
         """
         step, done, limit = (
             self.checkpoints.newest(),
@@ -223,7 +223,7 @@ class Run:
             self.config.max_rollbacks,
         )
         if done >= limit:
-            raise RuntimeError(
+            raise UserError(
                 f"the loss or a gradient is not finite after step {step}, also after {done} other "
                 f"data orders (max_rollbacks={limit}): lower the learning rate or clip gradients "
                 "harder."

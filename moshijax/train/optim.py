@@ -48,7 +48,7 @@ def make_schedule(
     """A factor in [0, 1]: linear warm-up, then the named shape down to its end.
 
     Raises:
-        ValueError: an unknown shape, or a warm-up that leaves nothing of the run.
+        UserError: an unknown shape, or a warm-up that leaves nothing of the run.
     """
     if shape not in SHAPES:
         raise UserError(f"{key}.schedule: {shape!r} is unknown, take one of {list(SHAPES)}.")
@@ -117,7 +117,7 @@ def make(config: ConfigDict, num_steps: int, model: Any, key: str = "optimizer")
     (factors of weight decay and learning rate), `frozen` (True where nothing changes).
 
     Raises:
-        ValueError: a parameter that a table does not match once, an unknown kind, or a number that
+        UserError: a parameter that a table does not match once, an unknown kind, or a number that
             no run can have.
     """
     _check(config, key)

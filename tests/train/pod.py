@@ -9,6 +9,7 @@ import signal
 import time
 
 import jax
+import numpy as np
 
 from moshijax import supervisor
 from moshijax.commands import run_experiment
@@ -45,7 +46,7 @@ class FaultyData(ToyData):
     def batch(self, step, order=0, rows=None):
         batch, kind = super().batch(step, order, rows), fault(step)
         if kind == "error":
-            raise ValueError("row 7 of x is corrupt")
+            batch["x"] = batch["x"] + np.ones(3)  # Of NumPy itself, as a bug has it.
         if kind == "nan" and order == 0:
             batch["x"][0] = float("nan")
         if kind == "kill":

@@ -146,7 +146,7 @@ def test_rolled_back_run_resumes_bitwise(tmp_path):
 
 def test_too_many_rollbacks_stop_the_run(tmp_path):
     always = [(5, order) for order in range(9)]
-    with pytest.raises(RuntimeError, match=r"after 2 other data orders .max_rollbacks=2."):
+    with pytest.raises(UserError, match=r"after 2 other data orders .max_rollbacks=2."):
         run(tmp_path, ToyData(poisoned=always))
 
 

@@ -167,7 +167,10 @@ def test_nan_of_one_process_takes_all_back_and_its_error_ends_all(tmp_path):
     assert all(np.isfinite(r["loss"]) for r in rows if r["kind"] == "train")
     assert len(list((tmp_path / "profile").glob("process_00[01]/**/*.xplane.pb"))) == 2
     assert codes == [EXIT_PEER_LOST, 1]
-    assert lines[1].strip().endswith("toy: row 7 of x is corrupt")
+    number, traceback = lines[1].split("toy: process 1 failed:\n")
+    assert "Traceback" not in number
+    assert "could not be broadcast together with shapes (8,4) (3,)" in traceback
+    assert f'File "{ROOT}/tests/train/pod.py", line' in traceback
     assert "lost process 1" in lines[0]
 
 

@@ -11,8 +11,8 @@ from tests.train.toy import config
 @pytest.mark.parametrize(
     ("key", "found", "allowed"),
     [
-        ("seed", -1, f"a whole number from 0 to {2**63 - 1}"),
-        ("seed", 2**63, f"a whole number from 0 to {2**63 - 1}"),
+        ("seed", -1, f"a whole number from 0 to {2**32 - 1}"),
+        ("seed", 2**32, f"a whole number from 0 to {2**32 - 1}"),
         ("num_steps", 0, "a whole number from 1 on"),
         ("batch_size", 0, "a whole number from 1 on"),
         ("batch_size", -8, "a whole number from 1 on"),
