@@ -17,7 +17,7 @@ def fake(needs, seconds, log):
     def examine(config, slice_, *, name, changes, price):
         log.append(dict(changes))
         if changes.get("mesh.tensor", 1) > 4:
-            raise ValueError("too wide")
+            raise UserError("too wide")
         needed = needs(changes)
         return dataclasses.replace(
             REPORT,
