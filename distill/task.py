@@ -139,7 +139,11 @@ class DistillTask:
         return value, metrics | {"loss": value, "distance": value}
 
     def evaluate(self, state: State, frozen: Any, batch: Any) -> dict[str, Any]:
-        """Sums of fidelity on clean images and, where there is a teacher, on mixed ones."""
+        """Sums of fidelity on clean images and, where there is a teacher, on mixed ones.
+
+        An image is mixed with the row before it in its batch, so that what is measured on mixed
+        images depends on the rows of a batch; all else is that of any batches.
+        """
         images, mask = batch["images"], batch["mask"]
         share = jnp.full((), MIXED)
         sums = {"clean": self.sums(state, frozen, mixed_images(images, None), batch["label"], mask)}
