@@ -45,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             )
     num_steps = common.steps(chosen.epochs, TRAIN_IMAGES, batch_size=4096)
     config = ConfigDict(common.loop_settings(num_steps, batch_size=4096))
-    config.experiment = "distill.experiment"
+    config.experiment = "distill.vision.experiment"
     config.eval_every = config.checkpoint_every = 2500
     config.data = common.images("imagenet2012", "train[:98%]")
     config.data.threads = 16

@@ -88,7 +88,7 @@ def _published(chosen: ConfigDict) -> ConfigDict:
     epochs, temperature, learning_rate, weight_decay = PUBLISHED[chosen.data, chosen.duration]
     num_steps = common.steps(epochs, images, batch_size=512)
     config = ConfigDict(common.loop_settings(num_steps, batch_size=512))
-    config.experiment = "distill.experiment"
+    config.experiment = "distill.vision.experiment"
     minitrain = "train[:1024]" if chosen.data in ("food", "sun") else "train[:512]"
     sets = dict(minitrain=minitrain, validation=validation, test=test)
     config.data = common.images(name, train)
@@ -106,7 +106,7 @@ def _published(chosen: ConfigDict) -> ConfigDict:
 def _quickstart(chosen: ConfigDict) -> ConfigDict:
     teaching = chosen.arm == "teacher"
     config = ConfigDict(common.loop_settings(1200 if teaching else 2400, batch_size=128))
-    config.experiment = "distill.experiment"
+    config.experiment = "distill.vision.experiment"
     config.log_every, config.eval_every, config.checkpoint_every = 50, 300, 300
     config.final_sets = ("test",)
     train = "train[:12000]" if teaching else "train[12000:13000]"

@@ -5,7 +5,7 @@ from moshijax.terminal import launch
 
 def run() -> None:
     """The command line."""
-    launch("distill.evaluation:run", "evaluate: interrupted")
+    launch("distill.vision.evaluation:run", "evaluate: interrupted")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from moshijax.terminal import launch
 
 def run() -> None:
     """The command line."""
-    launch("distill.comparison:run", "quickstart: interrupted")
+    launch("distill.vision.comparison:run", "quickstart: interrupted")
 
 
 if __name__ == "__main__":

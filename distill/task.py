@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from distill import distances, fidelity, views
+from distill import distances, fidelity
+from distill.vision import views
 from moshijax.errors import UserError
 from moshijax.train import optim
 

@@ -16,7 +16,7 @@ GOOD = """
 from ml_collections import ConfigDict
 
 def get_config(arg=None):
-    return ConfigDict({"experiment": "distill.experiment", "arg": arg or ""})
+    return ConfigDict({"experiment": "distill.vision.experiment", "arg": arg or ""})
 """
 
 

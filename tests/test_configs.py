@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from configs import common, distill_imagenet, distill_vision, helium, moshi, moshi_live
-from distill import distances, teachers, views
+from distill import distances
+from distill.vision import teachers, views
 from moshijax import sharding
 from moshijax.errors import UserError
 from moshijax.experiments import live

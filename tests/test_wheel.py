@@ -51,7 +51,7 @@ print(folder)
     result = call(tmp_path, site, line)
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert "distill_vision distill.experiment" in lines
+    assert "distill_vision distill.vision.experiment" in lines
     assert "moshi_live moshijax.experiments.live" in lines
     assert lines[-1] == str(site / "moshijax" / "configs")
     assert not list(tmp_path.iterdir())

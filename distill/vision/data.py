@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from distill import crops, views
-from distill.vision import images
+from distill.vision import crops, images, views
 from distill.vision.reader import Item, Reader
 from distill.vision.sources import Source, load
 from moshijax.data.order import shuffled

@@ -111,7 +111,7 @@ def find(config: ConfigDict) -> Callable[[ConfigDict, AnyMesh], Experiment]:
     if "experiment" not in config:
         raise UserError(
             "config.experiment is missing: name the module whose make(config, mesh) says what is "
-            "trained, such as 'distill.experiment'."
+            "trained, such as 'distill.vision.experiment'."
         )
     name = config.experiment
     try:

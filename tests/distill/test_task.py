@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import classes, evaluation, teachers
 from distill.task import State
-from distill.vision import convert, sources
+from distill.vision import classes, convert, evaluation, sources, teachers
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
-from tests.distill.parts import build
+from tests.distill.vision.parts import build
 
 
 def config(switches="tiny", **changes):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from distill import views
-from distill.vision import data, images, jpeg, sources
+from distill.vision import data, images, jpeg, sources, views
 
 
 MODELS = {"small": ("student", 16), "large": ("teacher", 24), "twin": ("teacher", 16)}

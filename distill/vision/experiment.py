@@ -9,11 +9,10 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
-from distill import checks, classes, teachers, views
-from distill.lessons import KIND, Lessons, eval_batches, model_views, train_batches
 from distill.task import LABELS, DistillTask
-from distill.vision import folder
+from distill.vision import checks, classes, folder, teachers, views
 from distill.vision.data import EvalBatches, view_keys
+from distill.vision.lessons import KIND, Lessons, eval_batches, model_views, train_batches
 from distill.vision.sources import Renumbered, Source, load
 from moshijax import sharding
 from moshijax.errors import UserError

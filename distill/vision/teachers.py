@@ -18,7 +18,7 @@ from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.train.checkpoints import load_leaves
 
 
-EXPERIMENT = "distill.experiment"  # by its config: the kind of run whose model is a classifier
+EXPERIMENT = "distill.vision.experiment"  # the kind of run whose model is a classifier
 
 
 def model_config(spec: ConfigDict) -> ResNetConfig:

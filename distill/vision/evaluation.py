@@ -15,9 +15,8 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from distill import experiment, teachers
 from distill.task import State
-from distill.vision import convert
+from distill.vision import convert, experiment, teachers
 from moshijax import interrupts, libtpu, sharding
 from moshijax.commands import run_command
 from moshijax.errors import UserError

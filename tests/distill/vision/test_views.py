@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from distill import views
+from distill.vision import views
 from moshijax.errors import UserError
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import distill_vision
-from distill import experiment
+from distill.vision import experiment
 from moshijax import sharding
 from moshijax.nn.paths import named_leaves
-from tests.distill.parts import build
+from tests.distill.vision.parts import build
 
 
 def shapes(tree):

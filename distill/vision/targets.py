@@ -20,8 +20,9 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from distill import npz, views
+from distill import npz
 from distill.task import mixed_images
+from distill.vision import views
 from distill.vision.data import EvalBatches, TrainBatches
 from moshijax import hosts, sharding
 from moshijax.errors import UserError

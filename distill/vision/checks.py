@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from distill import teachers, views
+from distill.vision import teachers, views
 from distill.vision.data import EvalBatches, TrainBatches
 from distill.vision.reader import ON_CORRUPT, Reader
 from distill.vision.sources import Source

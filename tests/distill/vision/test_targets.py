@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import npz, targets, teachers
-from distill.vision import convert
+from distill import npz
+from distill.vision import convert, targets, teachers
 from moshijax.errors import UserError
-from tests.distill.parts import build
+from tests.distill.vision.parts import build
 
 
 def teacher(path, seed):

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import classes
-from distill.vision import sources
+from distill.vision import classes, sources
 from moshijax.errors import UserError
 from moshijax.train import loop
-from tests.distill.parts import build
+from tests.distill.vision.parts import build
 
 
 def source(*names, name="images"):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import checks, distances, evaluation, teachers
-from distill.vision import convert
+from distill import distances
+from distill.vision import checks, convert, evaluation, teachers
 from moshijax.errors import UserError
 from moshijax.train import loop
 

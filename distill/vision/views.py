@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int64, UInt8
 
-from distill import crops
+from distill.vision import crops
 from moshijax.data.order import Purpose, Stream
 from moshijax.errors import UserError
 

@@ -7,8 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from distill import classes, targets, views
 from distill.task import LABELS
+from distill.vision import classes, targets, views
 from distill.vision.data import EvalBatches, TrainBatches
 from distill.vision.sources import Source
 from moshijax import sharding

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distill import crops
+from distill.vision import crops
 from moshijax.data.order import Purpose, Stream
 
 

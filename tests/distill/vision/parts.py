@@ -2,7 +2,7 @@
 
 import jax
 
-from distill import experiment, lessons
+from distill.vision import experiment, lessons
 from moshijax import sharding
 
 
