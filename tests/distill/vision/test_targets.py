@@ -1,6 +1,7 @@
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -100,10 +101,10 @@ def test_plans_without_facts_are_refused(tmp_path):
 
 
 def test_digests_are_of_names_types_and_values():
-    tree = {"a": np.ones(3, np.float32), "b": np.zeros(3, np.float32)}
+    tree = {"a": jnp.ones(3), "b": jnp.zeros(3)}
     marks = {targets.digest(tree)}
     marks.add(targets.digest({"a": tree["b"], "b": tree["a"]}))
-    marks.add(targets.digest(jax.tree.map(lambda x: x.astype(np.float16), tree)))
+    marks.add(targets.digest(jax.tree.map(lambda x: x.astype(jnp.float16), tree)))
     marks.add(targets.digest(tree | {"a": tree["a"].reshape(3, 1)}))
     assert len(marks) == 4
     assert targets.digest(dict(reversed(tree.items()))) in marks
