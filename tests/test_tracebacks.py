@@ -41,7 +41,7 @@ def get_config(where):
 TINY = ROOT / "configs/distill_vision.py:tiny"
 EVALUATE = """
 import numpy as np
-from distill import teachers
+from distill.vision import teachers
 from moshijax.terminal import launch
 
 teachers.load_model = lambda *_: np.ones((8, 2)) + np.ones(3)
