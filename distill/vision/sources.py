@@ -263,10 +263,11 @@ def _load_tfds(name: str, split: str, data_dir: str | None) -> TfdsSource:
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        why = str(error).splitlines()[0][:200]  # Of its name, its configuration or its version.
         raise UserError(
-            f"There is no TFDS data set {name!r}, nor one of files in {data_dir}."
-        ) from None
+            f"There is no TFDS data set {name!r}, nor one of files in {data_dir} ({why})."
+        ) from error
     if not builder.info.splits:
         raise UserError(f"{name} is not prepared in {builder.data_path}. {_advice(name, data_dir)}")
     features = builder.info.features

@@ -9,6 +9,7 @@ import pytest
 import simplejpeg
 
 from distill.vision import sources
+from moshijax.errors import UserError
 
 
 SIZES = {"train": 200, "test": 50}
@@ -135,6 +136,7 @@ class Blocked:
     def exec_module(self, module):
         pass
 sys.meta_path.insert(0, Blocked())
+from distill.vision import images, sources
 source = sources.load("twenty_greys", "train[50%:]", sys.argv[1])
 levels = [int(images.decode(source[k].image, source.channels).mean().round(-1)) for k in range(10)]
 print([source[k].label for k in range(10)], levels, len(source.class_names))
@@ -161,10 +163,16 @@ def test_unprepared_data_sets_say_how_to_prepare_them(tmp_path):
 
 
 def test_unknown_data_sets_and_splits_are_named(prepared):
-    with pytest.raises(ValueError, match="no TFDS data set 'food100000'"):
+    with pytest.raises(UserError, match="no TFDS data set 'food100000'"):
         sources.load("food100000", "train", str(prepared))
     with pytest.raises(ValueError, match="twenty_greys has no split 'valid', only train"):
         sources.load("twenty_greys", "valid", str(prepared))
+
+
+@pytest.mark.parametrize("name", ["", "a b", "food101/1", "food101:9.9.9"])
+def test_names_that_tfds_cannot_read_are_refused(name, tmp_path):
+    with pytest.raises(UserError, match=f"There is no TFDS data set {name!r}"):
+        sources.load(name, "train", str(tmp_path))
 
 
 def test_files_that_cannot_be_read_by_row_are_named(prepared, tmp_path):
