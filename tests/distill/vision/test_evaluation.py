@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill import experiment
+from distill.vision import experiment
 from moshijax import sharding
 from moshijax.train.evaluators import evaluate, sums_over
 
