@@ -5,7 +5,6 @@ group of codebooks; norms are shared. Its state lives inside one frame: the keys
 codebooks before.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from moshijax.kernels.attend import attend_few
 from moshijax.lm.config import DepthConfig, MoshiConfig
-from moshijax.nn.attention import attend
 from moshijax.nn.norms import RMSNorm
 from moshijax.nn.rows import split_rows
 from moshijax.nn.steps import CodeEmbeddings, Embedding, make_linears, map_steps
@@ -27,37 +26,6 @@ class Past(NamedTuple):
 
     k: Float[Array, "B K N H"]
     v: Float[Array, "B K N H"]
-
-
-def attend_few(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S N H"],
-    v: Float[Array, "B S N H"],
-    mask: Bool[Array, "#B T S"],
-) -> Float[Array, "B T N H"]:
-    """Attention over up to 32 keys; on a TPU without the MXU, of whose tiles they fill a corner."""
-
-    def by_products(q: Array, k: Array, v: Array) -> Array:
-        return attend(q, k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), mask)
-
-    by_sums = functools.partial(_attend_by_sums, mask=mask)
-    return jax.lax.platform_dependent(q, k, v, tpu=by_sums, default=by_products)
-
-
-def _attend_by_sums(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S N H"],
-    v: Float[Array, "B S N H"],
-    mask: Bool[Array, "#B T S"],
-) -> Float[Array, "B T N H"]:
-    """By elementwise products and sums, which XLA:TPU lays out with the rows B in the lanes."""
-    wide = jnp.float32
-    products = q.astype(wide)[:, :, None] * k.astype(wide)[:, None]  # [B, T, S, N, H]
-    logits = products.sum(-1) * q.shape[-1] ** -0.5
-    logits = jnp.where(mask[..., None], logits, jnp.finfo(wide).min)
-    weights = jax.nn.softmax(logits, axis=2).astype(v.dtype)
-    y = (weights.astype(wide)[..., None] * v.astype(wide)[:, None]).sum(2)
-    return y.astype(v.dtype)
 
 
 class DepthBlock(nnx.Module):
@@ -154,9 +122,9 @@ class Depth(nnx.Module):
         self,
         hidden: Float[Array, "B D"],
         text: Int[Array, "B"],
-        codes: Int[Array, "B J"] | None,
+        codes: Int[Array, "B K_before"] | None,
         steps: tuple[int, ...],
-    ) -> Float[Array, "B K E"]:
+    ) -> Float[Array, "B K D_depth"]:
         """Adds to the projected hidden the embedding of what each step follows."""
         copies = jnp.broadcast_to(hidden[:, None], (hidden.shape[0], len(steps), hidden.shape[1]))
         x = map_steps(self.project, copies, tuple(self.sets[step] for step in steps))

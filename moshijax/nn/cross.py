@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from moshijax.nn.attention import attend
+from moshijax.kernels.attend import attend
 from moshijax.nn.linear import Linear
 
 

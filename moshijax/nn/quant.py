@@ -1,8 +1,7 @@
 """Kernels of 8 or 4 bits, which take the place of the array in a `Linear`, stacked or not.
 
-What a step reads of memory is what its weights weigh, so they stay in few bits until they are
-multiplied. Per channel: int8 and the largest weight of each output, as bitsandbytes has it. Per
-block of inputs: the least weight and a step for each block and output (Moshi, section 5.5).
+Per channel: int8 and the largest weight of each output, as bitsandbytes has it. Per block of
+inputs: an offset and a step for each block and output (Moshi, section 5.5).
 """
 
 import functools
@@ -13,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from moshijax.nn.linear import map_kernels, pad_row, product
+from moshijax.kernels.quant_matmul import multiply_blocks, multiply_integers
+from moshijax.nn.linear import map_kernels
 
 
 Tree = TypeVar("Tree")
@@ -21,10 +21,6 @@ Tree = TypeVar("Tree")
 LARGEST = 127  # what the largest weight of a channel becomes
 DTYPES = {8: jnp.int8, 4: jnp.int4}
 BLOCK = 32  # most inputs that share a step of 4 bits, unless a block is asked for
-PART = 256  # inputs whose weights a CPU converts at a time
-# The fewest rows for which a TPU uses its matrix unit; from where one product a block costs more
-# than a scaled copy of the kernel, unless blocks are this wide.
-FEW, MANY, WIDE = 2, 64, 128
 WHOLE = ("text_embedding", "audio_embeddings", "conditioners")  # modules that keep their kernels
 
 
@@ -56,13 +52,7 @@ class PerChannel(Quantised):
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
         """Multiplies by the integers, then scales."""
-        y = jax.lax.platform_dependent(
-            x,
-            self.values[...],
-            cpu=_channels_in_parts,
-            tpu=pad_row(_channels_at_once),
-            default=_channels_at_once,
-        )
+        y = multiply_integers(x, self.values[...])
         return (y * (self.scale[...] / LARGEST)[None, None]).astype(x.dtype)
 
     def array(self) -> Float[Array, "*L C D"]:
@@ -79,10 +69,8 @@ class PerBlock(Quantised):
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
         """Multiplies each block by its integers, then scales."""
-        values, scale = self.values[...], self.scale[...].astype(jnp.float32)
-        y = jax.lax.platform_dependent(
-            x, values, scale, cpu=_blocks_in_parts, default=_blocks_at_once
-        )
+        scale = self.scale[...].astype(jnp.float32)
+        y = multiply_blocks(x, self.values[...], scale)
         sums = x.astype(jnp.float32).reshape(*x.shape[:2], scale.shape[0], -1).sum(-1)
         return (y + sums @ self.offset[...].astype(jnp.float32)).astype(x.dtype)
 
@@ -94,62 +82,6 @@ class PerBlock(Quantised):
             for a in (self.scale, self.offset)
         )
         return self.values[...].astype(jnp.float32) * scale + offset
-
-
-def _channels_at_once(x: Float[Array, "B T C"], values: Array) -> Float[Array, "B T D"]:
-    # A TPU and a GPU read the integers and convert them on the way into the product.
-    return jnp.matmul(x, values.astype(x.dtype), preferred_element_type=jnp.float32)
-
-
-def _channels_in_parts(x: Float[Array, "B T C"], values: Array) -> Float[Array, "B T D"]:
-    """A CPU would store the kernel it converts; a part of it stays in the cache."""
-    size = max(n for n in range(1, PART + 1) if x.shape[-1] % n == 0)
-    return _sum_parts(x, values, jnp.ones((x.shape[-1] // size, 1)))
-
-
-def _blocks_in_parts(x: Float[Array, "B T C"], values: Array, scale: Array) -> Array:
-    return _sum_parts(x, values, scale)
-
-
-def _sum_parts(
-    x: Float[Array, "B T C"], values: Array, scale: Float[Array, "G #D"]
-) -> Float[Array, "B T D"]:
-    """Adds up the products of parts of the input, each scaled."""
-    parts = scale.shape[0]
-    xs = jnp.moveaxis(x.reshape(*x.shape[:2], parts, -1), 2, 0)
-    kernels = values.reshape(parts, -1, values.shape[-1])
-
-    @jax.checkpoint  # Else every converted part would be kept for the gradient.
-    def add(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        own, kernel, factor = part
-        y = product(own, kernel.astype(own.dtype)).astype(jnp.float32)
-        return total + y * factor[None, None], None
-
-    zero = jnp.zeros((*x.shape[:2], values.shape[-1]))
-    total, _ = jax.lax.scan(add, zero, (xs, kernels, scale))
-    return total
-
-
-def _blocks_at_once(
-    x: Float[Array, "B T C"], values: Array, scale: Float[Array, "G D"]
-) -> Float[Array, "B T D"]:
-    """One product a block, scaled after; for many frames and small blocks, of the whole kernel."""
-    blocks, rows = scale.shape[0], x.shape[0] * x.shape[1]
-    width = x.shape[-1] // blocks
-    if rows > MANY and width < WIDE:
-        steps = jnp.repeat(scale.astype(x.dtype), width, axis=0)
-        return jnp.matmul(x, values.astype(x.dtype) * steps, preferred_element_type=jnp.float32)
-    # Several small blocks are one for the matrix unit, and its row several, each zero elsewhere.
-    several = max(n for n in range(1, max(WIDE // width, 1) + 1) if blocks % n == 0)
-    groups = blocks // several
-    own = jnp.eye(several, dtype=x.dtype)[None, None, :, :, None]
-    parts = x.reshape(rows, groups, several, 1, width) * own
-    parts = jnp.pad(parts, ((0, max(FEW - rows, 0)), *((0, 0),) * 4))
-    parts = parts.reshape(-1, groups, several, several * width)
-    kernels = values.astype(x.dtype).reshape(groups, several * width, -1)
-    y = jnp.einsum("bghi,gio->bgho", parts, kernels, preferred_element_type=jnp.float32)
-    y = (y[:rows].reshape(rows, blocks, -1) * scale[None]).sum(axis=1)
-    return y.reshape(*x.shape[:2], -1)
 
 
 def quantize(model: Tree, bits: int = 8, block: int | None = None) -> Tree:

@@ -7,8 +7,7 @@ may all-gather the activations instead of the weights, and every device then com
 import jax
 from jax.sharding import PartitionSpec as P
 
-
-ROWS = ("data", "fsdp")  # The mesh axes that split a batch, as sharding.py has them.
+from moshijax.kernels.names import ROWS
 
 
 def split_rows(x: jax.Array, axis: int = 0) -> jax.Array:

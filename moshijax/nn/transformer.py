@@ -10,7 +10,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from moshijax.nn.attention import ATTENDED, RESIDUALS, KVCache, SlidingAttention
+from moshijax.kernels.cache import KVCache
+from moshijax.kernels.names import ATTENDED, RESIDUALS
+from moshijax.nn.attention import SlidingAttention
 from moshijax.nn.cross import CrossAttention, Source
 from moshijax.nn.linear import Linear
 from moshijax.nn.norms import LayerNorm, RMSNorm

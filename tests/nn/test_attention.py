@@ -6,9 +6,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moshijax.nn import attention
-from moshijax.nn.attention import KVCache, SlidingAttention, attend, attend_filled, extend
-from moshijax.nn.rope import rotate
+from moshijax.kernels.rope import rotate
+from moshijax.nn.attention import SlidingAttention
 from moshijax.nn.streaming import batch_axes
 from tests import contract
 
@@ -58,33 +57,6 @@ def test_paused_row_may_sit_out_many_steps():
     np.testing.assert_allclose(jnp.concatenate(outputs, 1), want, atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [1, 3])
-def test_rewriting_a_cache_is_writing_into_it(length):
-    rng = np.random.default_rng(0)
-    state = module.init_state(2, length)._replace(end=jnp.array([0, 5]))
-    for _ in range(4):
-        k, v = jnp.asarray(rng.standard_normal((2, 2, length, 2, 4)), jnp.float32)
-        written, positions = extend(state, k, v)
-        rewritten = attention._rewrite(state, k, v, positions)
-        for a, b in zip(written, rewritten, strict=True):
-            np.testing.assert_array_equal(a, b)
-        state = written
-
-
-def test_only_a_tpu_rewrites_a_cache():
-    def lower(slots, platform):
-        one = jnp.zeros((1, 1, 2, 4))
-        cache = KVCache(jnp.zeros((1, 2, 4, slots)), jnp.zeros((1, 2, slots, 4)), jnp.zeros(1, int))
-        return (
-            jax.jit(extend).trace(cache, one, one).lower(lowering_platforms=(platform,)).as_text()
-        )
-
-    for size in (100, 3000):
-        assert "scatter" not in lower(size, "tpu")
-        assert "scatter" in lower(size, "cpu")
-        assert "scatter" in lower(size, "cuda")
-
-
 @pytest.mark.parametrize("length", [7, 8, 9, 13])
 def test_banded_attention_is_masked_attention(length):
     x = jax.random.normal(jax.random.key(2), (2, length, 8))
@@ -101,44 +73,8 @@ def test_banded_attention_is_masked_attention(length):
     np.testing.assert_allclose(contract.run(module, x, None)[0], want, atol=1e-5)
 
 
-def test_rotation_keeps_scores_of_equal_distances():
-    q, k = jax.random.normal(jax.random.key(3), (2, 1, 1, 1, 8))
-
-    def score(i, j):
-        turned = [rotate(a, jnp.full((1, 1), p), 100.0) for a, p in ((q, i), (k, j))]
-        return jnp.sum(turned[0] * turned[1])
-
-    np.testing.assert_allclose(score(7, 3), score(1007, 1003), atol=1e-4)
-    assert abs(score(7, 3) - score(7, 4)) > 1e-3
-
-
-def test_rotation_turns_interleaved_pairs():
-    x = jnp.zeros((1, 1, 1, 4)).at[..., 2].set(1.0)
-    turned = rotate(x, jnp.full((1, 1), 3), 10000.0)[0, 0, 0]
-    angle = 3 * 10000.0**-0.5
-    np.testing.assert_allclose(turned, [0, 0, np.cos(angle), np.sin(angle)], atol=1e-6)
-
-
 def test_wrong_sizes_are_named():
     with pytest.raises(ValueError, match="chunk of 3 frames; init_state made room for 2"):
         module(x[:, :3], module.init_state(2, 2))
     with pytest.raises(ValueError, match="dim 9 is no multiple of num_heads 2"):
         SlidingAttention(9, 2, context=3, max_period=None, rngs=nnx.Rngs(0))
-
-
-@pytest.mark.parametrize("ends", [(0, 3), (150, 20), (299, 299), (700, 5)])
-def test_reading_the_filled_part_is_reading_all(ends):
-    long = SlidingAttention(8, 2, context=300, max_period=10000.0, rngs=nnx.Rngs(0))
-    state = long.init_state(2)
-    keys = jax.random.split(jax.random.key(3), 2)
-    k, v = (jax.random.normal(key, a.shape) for key, a in zip(keys, state[:2], strict=True))
-    state = KVCache(k, v, jnp.array(ends))
-    written = jnp.arange(300)[None] < state.end[:, None]
-    q = jax.random.normal(jax.random.key(4), (2, 1, 2, 4))
-    y = attend_filled(q, state, written[:, None] | (state.end == 0)[:, None, None])
-    for row, end in enumerate(ends):
-        stop = min(end, 300) or 300
-        part = KVCache(k[row:, ..., :stop], v[row:, :, :stop], state.end[row:])
-        if end:
-            want = attend(q[row:], part.k, part.v, jnp.ones((1, 1, stop), bool))
-            np.testing.assert_allclose(y[row], want[0], atol=1e-6)

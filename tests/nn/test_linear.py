@@ -1,36 +1,8 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from moshijax.nn.linear import Linear, pad_row, product
-
-
-def test_product_is_the_matrix_product_for_any_number_of_rows():
-    kernel = jax.random.normal(jax.random.key(0), (5, 3))
-    for shape in ((1, 1, 5), (2, 1, 5), (2, 40, 5)):
-        x = jax.random.normal(jax.random.key(1), shape)
-        np.testing.assert_allclose(product(x, kernel), x @ kernel, atol=1e-6)
-
-
-def test_a_padded_row_is_the_row_alone():
-    kernel = jax.random.normal(jax.random.key(0), (5, 3))
-    for shape in ((1, 1, 5), (2, 1, 5), (1, 3, 5)):
-        x = jax.random.normal(jax.random.key(1), shape)
-        np.testing.assert_allclose(pad_row(jnp.matmul)(x, kernel), x @ kernel, atol=1e-6)
-
-
-def test_gradients_are_those_of_the_matrix_product():
-    x = jax.random.normal(jax.random.key(0), (1, 3, 4))
-    kernel = jax.random.normal(jax.random.key(1), (4, 2))
-
-    def gradient(multiply):
-        return jax.grad(lambda x, k: jnp.sin(multiply(x, k)).sum(), argnums=(0, 1))(x, kernel)
-
-    ours, theirs = gradient(product), gradient(jnp.matmul)
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
-        assert np.abs(b).max() > 0.1
+from moshijax.nn.linear import Linear
 
 
 def test_linear_adds_its_bias():
@@ -38,15 +10,3 @@ def test_linear_adds_its_bias():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4))
     biased = jax.tree.map(lambda leaf: leaf + 1.0 if leaf.ndim == 1 else leaf, linear)
     np.testing.assert_allclose(biased(x), linear(x) + 1, atol=1e-6)
-
-
-def test_other_platforms_get_a_plain_product():
-    shape = jax.ShapeDtypeStruct((1, 3, 4), np.float32), jax.ShapeDtypeStruct((4, 2), np.float32)
-    text = {
-        platform: jax.jit(product).trace(*shape).lower(lowering_platforms=(platform,)).as_text()
-        for platform in ("cpu", "tpu", "cuda")
-    }
-    assert "convolution" in text["cpu"]
-    for platform in ("tpu", "cuda"):
-        assert "dot_general" in text[platform]
-        assert "convolution" not in text[platform]

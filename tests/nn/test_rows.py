@@ -6,7 +6,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moshijax import sharding
-from moshijax.nn.rows import ROWS, gather_table, split_rows
+from moshijax.kernels.names import ROWS
+from moshijax.nn.rows import gather_table, split_rows
 
 
 def compiled(embed):
