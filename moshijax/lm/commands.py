@@ -14,6 +14,7 @@ model writes no sound.
 import argparse
 import dataclasses
 import itertools
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -161,7 +162,8 @@ def read_prompt(args: argparse.Namespace, config: MoshiConfig) -> list[int]:
     if args.tokenizer is not None:
         return list(load_tokenizer(args.tokenizer, config).encode(args.prompt))
     words = args.prompt.split()
-    if not all(word.isdigit() and int(word) < config.text_vocab for word in words):
+    number = re.compile("[0-9]{1,9}")  # Python's int takes neither every digit nor any number.
+    if not all(number.fullmatch(word) and int(word) < config.text_vocab for word in words):
         raise UserError(
             f"--prompt {args.prompt!r}: without --tokenizer give numbers of pieces below "
             f"{config.text_vocab}"

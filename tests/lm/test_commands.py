@@ -219,6 +219,8 @@ def test_options_that_cannot_be_or_mean_nothing_are_refused(folder, words, messa
     ("words", "message"),
     [
         (["--prompt", "a b"], "give numbers of pieces below 48"),
+        (["--prompt", "5 \u00b2"], "give numbers of pieces below 48"),
+        (["--prompt", "5" * 5000], "give numbers of pieces below 48"),
         (["--preset", "moshi_7b_tiny"], "has 16 audio streams"),
         (["user.wav"], "'user.wav' is surplus: with --text-only nobody is heard"),
         (["--num-pieces", "-1"], "--num-pieces -1 is below 0"),
