@@ -137,6 +137,7 @@ def find(name: HubName) -> pathlib.Path | None:
     Raises:
         UserError: it cannot be fetched.
     """
+    _check_endpoint()
     # Here, since it takes long and few runs need it.
     from huggingface_hub import errors, hf_hub_download
 
@@ -159,6 +160,18 @@ def find(name: HubName) -> pathlib.Path | None:
     except (OSError, RuntimeError, errors.HTTPError, errors.XetDownloadError) as error:
         reason = _reason(error)
     raise UserError(f"{name} {reason}")
+
+
+def _check_endpoint() -> None:
+    """Raises UserError for an address that huggingface-hub cannot even be imported with."""
+    address = os.environ.get("HF_ENDPOINT", "")
+    try:
+        _ = urllib.parse.urlsplit(address).port
+    except ValueError as error:
+        raise UserError(
+            f"HF_ENDPOINT: {address!r} is no address ({error}): write it as https://HOST:PORT, or "
+            "unset it."
+        ) from error
 
 
 def _reason(error: BaseException) -> str:

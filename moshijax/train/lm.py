@@ -12,7 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from moshijax.errors import UserError
-from moshijax.lm.config import MoshiConfig
+from moshijax.lm.config import ConditionConfig, DepthConfig, MoshiConfig
 from moshijax.lm.losses import (
     FORMS,
     LossConfig,
@@ -35,6 +35,9 @@ SIZES = {
     *("dim", "num_heads", "num_layers", "mlp_dim", "context", "text_vocab", "codebook_size"),
     "num_codebooks",
 }
+COUNTS = {"num_pause_heads", "text_padding", "text_padding_end"}
+SECONDS = {"frame_shift", "silence_prefix"}
+SWITCHES = {"positioned_sources", "two_texts", "ignore_text_end"}
 
 
 class State(NamedTuple):
@@ -145,10 +148,20 @@ def model_config(spec: ConfigDict) -> MoshiConfig:
             settings.one_of(overrides[name], f"model.overrides.{name}", known)
     if "max_period" in overrides:
         settings.number(overrides["max_period"], "model.overrides.max_period", positive=True)
-    if "delays" in overrides:
-        overrides["delays"] = tuple(overrides["delays"])
-        for late in overrides["delays"]:
-            settings.whole(late, "model.overrides.delays", 0)
+    for name in COUNTS & overrides.keys():
+        settings.whole(overrides[name], f"model.overrides.{name}", 0)
+    for name in SECONDS & overrides.keys():
+        settings.number(overrides[name], f"model.overrides.{name}")
+    for name in SWITCHES & overrides.keys():
+        settings.one_of(overrides[name], f"model.overrides.{name}", (False, True))
+    if not isinstance(overrides.get("depth"), DepthConfig | None):
+        remedy = "None, or take a preset that has another depth transformer"
+        raise settings.refusal(overrides["depth"], "model.overrides.depth", remedy)
+    for name, row in dict(delays=int, conditions=ConditionConfig).items():
+        if name in overrides:
+            overrides[name] = _rows(overrides[name], row, f"model.overrides.{name}")
+    for late in overrides.get("delays", ()):
+        settings.whole(late, "model.overrides.delays", 0)
     try:
         return dataclasses.replace(preset, **overrides)
     except TypeError as error:
@@ -156,6 +169,13 @@ def model_config(spec: ConfigDict) -> MoshiConfig:
         raise UserError(f"model.overrides: {error}; fields are {fields}.") from error
     except ValueError as error:
         raise UserError(f"model.overrides: {error}") from error
+
+
+def _rows(found: Any, kind: type, key: str) -> tuple[Any, ...]:
+    """A sequence of a config as a tuple; raises UserError unless it is one of this kind."""
+    if not isinstance(found, list | tuple) or not all(isinstance(row, kind) for row in found):
+        raise settings.refusal(found, key, f"a sequence of {kind.__name__}")
+    return tuple(found)
 
 
 def preset_of(spec: ConfigDict, key: str) -> MoshiConfig:

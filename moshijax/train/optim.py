@@ -5,6 +5,7 @@ decay follows the schedule but not the learning rate, as the published distillat
 have it. AdamW's `lambda` is therefore `weight_decay / learning_rate`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -124,7 +125,7 @@ def make(config: ConfigDict, num_steps: int, model: Any, key: str = "optimizer")
     names = list(named_leaves(model))
     tables = {}
     for what in ("kinds", "decay", "rates", "frozen"):
-        rules = [(regex, value) for regex, value in config[what]]  # JSON has lists of lists.
+        rules = _rules(config, what, key)
         tables[what] = {n: match_one(n, rules, f"{key}.{what}") for n in names}
     kinds, rates = tables["kinds"], tables["rates"]
     unknown = sorted(set(kinds.values()) - set(KINDS))
@@ -194,6 +195,24 @@ def averaged(state: Any) -> Any:
     return state.model if state.average is None else state.average
 
 
+def _rules(config: ConfigDict, table: str, key: str) -> list[tuple[str, Any]]:
+    """The rows of a table; raises UserError for what is none, or for a wrong regex."""
+    found, rows = config[table], []
+    for row in found if isinstance(found, list | tuple) else [found]:
+        # JSON has lists of lists.
+        if not isinstance(row, list | tuple) or len(row) != 2 or not isinstance(row[0], str):
+            raise settings.refusal(row, f"{key}.{table}", "rows of a regex and its value")
+        try:
+            re.compile(row[0])
+        except re.error as error:
+            raise UserError(
+                f"config.{key}.{table}: {row[0]!r} is no regular expression ({error}): correct it, "
+                r"as in 'temporal/.*'; a literal character such as ( is written \(."
+            ) from error
+        rows.append((row[0], row[1]))
+    return rows
+
+
 def _check(config: ConfigDict, key: str) -> None:
     """Raises UserError for a number that no run can have."""
     most = {"learning_rate": settings.MAX_LEARNING_RATE, "weight_decay": 1.0}
@@ -203,7 +222,7 @@ def _check(config: ConfigDict, key: str) -> None:
     if config.clip_norm is not None:
         settings.number(config.clip_norm, f"{key}.clip_norm")
     for table in ("decay", "rates"):
-        for regex, factor in config[table]:
+        for regex, factor in _rules(config, table, key):
             settings.number(factor, f"{key}.{table}.{regex}")
     for kind, options in config.options.items():
         settings.one_of(kind, f"{key}.options", KINDS)

@@ -193,6 +193,20 @@ def test_an_address_that_is_none_is_a_sentence(address, monkeypatch, tmp_path):
         locate("hf://kyutai/mimi/sub/model.safetensors")
 
 
+@pytest.mark.parametrize("address", ["http://host:x", "http://host:99999", "http://["])
+def test_an_address_that_cannot_be_taken_apart_is_named(address):
+    # In a process of its own: huggingface-hub reads it as it is imported.
+    line = "from moshijax.convert.hub import locate; locate('hf://kyutai/mimi/model.safetensors')"
+    done = subprocess.run(
+        [sys.executable, "-c", line],
+        env=os.environ | {"HF_ENDPOINT": address, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"moshijax.errors.UserError: HF_ENDPOINT: {address!r} is no address (")
+
+
 def test_a_cache_that_cannot_be_written_is_named(hub, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     use(monkeypatch, hub.address, tmp_path / "file" / "cache")

@@ -147,6 +147,12 @@ def test_a_wrong_value_is_refused_by_run_and_plan_before_anything_is_done(
         ("num_heads", 2.5, "model.overrides.num_heads: 2.5 is refused"),
         ("max_period", float("nan"), "model.overrides.max_period: nan is refused"),
         ("delays", (0, -1) * 8, "model.overrides.delays: -1 .* a whole number from 0 on"),
+        ("delays", ("0",) * 17, "model.overrides.delays: .* a sequence of int"),
+        ("depth", 3, "model.overrides.depth: 3 .* None, or take a preset"),
+        ("conditions", ("x",), "model.overrides.conditions: .*of ConditionConfig"),
+        ("num_pause_heads", -1, "model.overrides.num_pause_heads: -1 is refused"),
+        ("silence_prefix", "x", "model.overrides.silence_prefix: 'x' is refused"),
+        ("two_texts", "yes", "model.overrides.two_texts: 'yes' .* one of False, True"),
         ("width", 8, "model.overrides: .*'width'; fields are dim, num_heads"),
     ],
 )
