@@ -132,7 +132,7 @@ INPUTS = {
 OWN_OPTIONS = {("fused.FUSED", "splash"): {"interpret": True}}
 # What no CPU runs: a test looks at what is lowered instead (test_fused.py).
 LOWERED = {("fused.FUSED", "cudnn")}
-# XLA:CPU has no batched product of bfloat16 whose result is float32.
+# XLA:CPU does not run these products of bfloat16 into float32 ("unsupported element type").
 IN_FLOAT32_ALONE = {("quant_matmul.BLOCKS", "block_by_block")}
 
 
