@@ -197,6 +197,12 @@ def in_top(logits: Logits, labels: Int[Array, "*B"], k: int) -> Bool[Array, "*B"
     return jnp.sum(ahead, axis=-1) < k
 
 
+def entropy(logits: Logits) -> Values:
+    """The entropy of the distribution that the logits stand for."""
+    logs = log_probabilities(logits)
+    return -jnp.sum(jnp.exp(logs) * logs, axis=-1)
+
+
 def cross_entropy(
     logits: Logits, labels: Int[Array, "*B"] | Logits, smoothing: float | int = 0.0
 ) -> Values:

@@ -50,7 +50,7 @@ def fidelity_sums(
     """Sums over the examples in the mask; add those of several batches key by key."""
     mask = mask > 0
     student_logits = _real(student_logits, mask)
-    values = {"count": jnp.ones(mask.shape), "entropy": _entropy(student_logits)}
+    values = {"count": jnp.ones(mask.shape), "entropy": distances.entropy(student_logits)}
     if labels is not None:
         labels = jnp.where(mask, labels, 0)
         values |= _label_values(student_logits, labels)
@@ -58,7 +58,7 @@ def fidelity_sums(
             values["accuracy_top5"] = distances.in_top(student_logits, labels, TOP)
     if teacher_logits is not None:
         teacher_logits = _real(teacher_logits, mask)
-        values["teacher_entropy"] = _entropy(teacher_logits)
+        values["teacher_entropy"] = distances.entropy(teacher_logits)
         values |= _distance_values(student_logits, teacher_logits)
         if labels is not None:
             teacher = _label_values(teacher_logits, labels)
@@ -145,11 +145,6 @@ def _calibration(logits: Array, correct: Bool[Array, "B"]) -> Float[Array, "B bi
     bins = jnp.clip(jnp.ceil(confidence * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
     rows = jnp.stack([jnp.ones_like(confidence), confidence, correct], axis=-1)
     return jax.nn.one_hot(bins.astype(jnp.int32), CALIBRATION_BINS)[..., None] * rows[:, None]
-
-
-def _entropy(logits: Array) -> Float[Array, "B"]:
-    logs = distances.log_probabilities(logits)
-    return -jnp.sum(jnp.exp(logs) * logs, axis=-1)
 
 
 def _real(rows: Array, mask: Array) -> Array:

@@ -36,6 +36,9 @@ def check(config: ConfigDict) -> None:
     settings.one_of(config.view, "view", views.DESIGNS)
     settings.number(config.mixup, "mixup", MOST_TEMPERATURE)
     settings.number(config.loss.temperature, "loss.temperature", MOST_TEMPERATURE, positive=True)
+    settings.number(smoothing := config.loss.label_smoothing, "loss.label_smoothing")
+    if smoothing >= 1:
+        raise settings.refusal(smoothing, "loss.label_smoothing", "a number from 0 to below 1")
     settings.whole(config.fixed_draws, "fixed_draws", 0)
     settings.whole(config.cache.num_plans, "cache.num_plans", 1)
     _check_images(config)

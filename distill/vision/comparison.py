@@ -22,8 +22,9 @@ import numpy as np
 from absl import flags
 
 from distill import report
-from distill.task import LABELS, mixed_images
+from distill.matching import LABELS
 from distill.vision.experiment import model_views, train_batches
+from distill.vision.matcher import mixed_images
 from distill.vision.sources import load
 from moshijax import config_files
 from moshijax.commands import run_command

@@ -15,7 +15,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from distill.task import State
+from distill.matching import State
 from distill.vision import convert, experiment, teachers
 from moshijax import interrupts, libtpu, sharding
 from moshijax.commands import run_command
@@ -48,7 +48,7 @@ def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> di
     parts = experiment.prepare(config, mesh, train=False)
     model = teachers.load_model(config.student, config.seed)
     state = State(sharding.place(model, mesh), None, None)
-    sets = sums_over(parts.task, parts.sets, mesh)
+    sets = sums_over(parts.fidelity, parts.sets, mesh)
     return evaluators.evaluate(sets, state, parts.task.frozen, jax.random.key(config.seed), mesh)
 
 

@@ -9,10 +9,12 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
-from distill.task import LABELS, DistillTask
+from distill.matching import LABELS, DistillTask
 from distill.vision import checks, classes, folder, teachers, views
 from distill.vision.data import EvalBatches, view_keys
 from distill.vision.lessons import KIND, Lessons, eval_batches, model_views, train_batches
+from distill.vision.matcher import VisionMatcher
+from distill.vision.measure import Fidelity
 from distill.vision.sources import Renumbered, Source, load
 from moshijax import sharding
 from moshijax.errors import UserError
@@ -30,6 +32,7 @@ class Parts(NamedTuple):
 
     names: classes.Names
     task: DistillTask
+    fidelity: Fidelity
     source: Source | None  # of training images
     sets: dict[str, EvalBatches]
 
@@ -42,7 +45,7 @@ def make(config: ConfigDict, mesh: AnyMesh) -> Experiment:
     """
     checks.check(config)
     experiment = Experiment(
-        task=_make_task(config, _shapes_of_teachers(config), {}, labelled=True),
+        task=_make_task(config, _shapes_of_teachers(config), labelled=True),
         batches={KIND: batch_shapes(config)},
         unit=KIND,
         counts={KIND: {KIND: config.batch_size}},
@@ -58,7 +61,7 @@ def make(config: ConfigDict, mesh: AnyMesh) -> Experiment:
         experiment,
         task=parts.task,
         train_data=Lessons(config, parts.task.frozen, source, parts.names, mesh, parts.sets),
-        evaluators=sums_over(parts.task, parts.sets, mesh),
+        evaluators=sums_over(parts.fidelity, parts.sets, mesh),
         initial=functools.partial(_initial, config),
     )
 
@@ -101,9 +104,9 @@ def prepare(config: ConfigDict, mesh: Mesh, train: bool = True) -> Parts:
     checks.check_readable(config, [*opened, *sets.values()])
     loaded = {n: teachers.load_model(spec, config.seed) for n, spec in config.teachers.items()}
     frozen = sharding.place(loaded, mesh)
-    eval_keys = next(iter(sets.values())).keys
-    task = _make_task(config, frozen, eval_keys, labelled and train)
-    return Parts(names, task, source if train else None, sets)
+    task = _make_task(config, frozen, labelled and train)
+    measured = Fidelity(VisionMatcher(next(iter(sets.values())).keys), config.loss.combine)
+    return Parts(names, task, measured, source if train else None, sets)
 
 
 def _at_hand(config: ConfigDict) -> bool:
@@ -112,18 +115,12 @@ def _at_hand(config: ConfigDict) -> bool:
     return path is not None and path.is_dir()
 
 
-def _make_task(
-    config: ConfigDict, frozen: dict[str, Any], eval_keys: dict[str, str], labelled: bool
-) -> DistillTask:
+def _make_task(config: ConfigDict, frozen: dict[str, Any], labelled: bool) -> DistillTask:
     student, taught = model_views(config)
-    return DistillTask(
-        config,
-        make=functools.partial(teachers.make_model, config.student),
-        teachers=frozen,
-        keys=view_keys(views.design_of(config.view), student | taught),
-        eval_keys=eval_keys,
-        labelled=labelled,
-    )
+    keys = view_keys(views.design_of(config.view), student | taught)
+    matcher = VisionMatcher(keys, config.loss.label_smoothing, labelled)
+    make = functools.partial(teachers.make_model, config.student)
+    return DistillTask(config, matcher, make, frozen)
 
 
 def _shapes_of_teachers(config: ConfigDict) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from distill.task import LABELS
+from distill import cache
+from distill.matching import LABELS
 from distill.vision import classes, targets, views
 from distill.vision.data import EvalBatches, TrainBatches
 from distill.vision.sources import Source
@@ -130,7 +131,7 @@ def _batches(
         return targets.FixedTargets(train_batches(config, source, student), table)
     path = pathlib.Path(config.cache.folder).expanduser()
     batches = train_batches(config, source, student)
-    cached = targets.CachedTargets(path, facts, batches, config.cache.num_plans)
+    cached = targets.CachedTargets(cache.Plans(path, facts, config.cache.num_plans), batches)
     teaching = train_batches(config, source, taught)
     rows = sharding.local_rows(config.batch_size, mesh)
     cached.fill(teaching, targets.make_ask(frozen, teaching.keys, mesh), rows)
@@ -148,7 +149,7 @@ def target_facts(config: ConfigDict, frozen: dict[str, Any], source: Source) -> 
             preset=spec.preset,
             overrides=overrides,
             resolution=spec.resolution,
-            weights=targets.digest(frozen[name]),
+            weights=cache.digest(frozen[name]),
         )
     return dict(
         version=targets.VERSION,

@@ -60,7 +60,7 @@ def test_values_that_no_run_can_have_are_refused_by_their_key(key, value):
         ({"student.overrides.dtype": "int8"}, "dtype is 'int8'"),
         ({"loss.distance": "kll"}, "loss.distance: 'kll' is unknown"),
         ({"loss.combine": "votes"}, "loss: cannot combine teachers by 'votes'"),
-        ({"loss.label_smoothing": 1.0}, "loss: smoothing is 1.0"),
+        ({"loss.label_smoothing": 1.0}, "loss.label_smoothing to a number from 0 to below 1"),
         ({"loss.options": {"beta": 2.0}, "loss.distance": "jsd"}, "loss: beta is 2.0"),
         ({"loss.options": {"bta": 2.0}}, "loss: .*unexpected keyword argument 'bta'"),
         ({"data.channels": 3}, "set --config.data.channels=1, or overrides.in_channels"),

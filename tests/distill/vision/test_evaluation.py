@@ -13,7 +13,7 @@ def metrics_of(config, count):
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:count])
     parts = experiment.prepare(config, mesh, train=False)
     state = sharding.place(parts.task.init(jax.random.key(0)), mesh)
-    sets = sums_over(parts.task, parts.sets, mesh)
+    sets = sums_over(parts.fidelity, parts.sets, mesh)
     return evaluate(sets, state, parts.task.frozen, jax.random.key(0), mesh)
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill.task import State
+from distill.matching import State
 from distill.vision import classes, convert, evaluation, sources, teachers
+from distill.vision.matcher import VisionMatcher
+from distill.vision.measure import Fidelity
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
 from tests.distill.vision.parts import build
@@ -38,6 +40,10 @@ def step(task, data, number=1):
     )
 
 
+def fidelity(sets):
+    return Fidelity(VisionMatcher(sets["test"].keys), "logits")
+
+
 @pytest.fixture(scope="module")
 def funmatch(tmp_path_factory):
     c, task, data, sets = made(tmp_path_factory.mktemp("funmatch"))
@@ -47,8 +53,8 @@ def funmatch(tmp_path_factory):
 def test_loss_is_the_distance_on_the_very_same_mixed_view(funmatch):
     c, task, _data, _, state, batch, _, metrics = funmatch
     assert batch["mix"] < 1
-    key = task.keys["student"]
-    assert key == task.keys["teacher"]
+    key = task.matcher.keys["student"]
+    assert key == task.matcher.keys["teacher"]
     floats = np.float32(batch["images"][key]) / 127.5 - 1
     mixed = batch["mix"] * floats + (1 - batch["mix"]) * np.roll(floats, 1, axis=0)
     teacher = task.frozen["teacher"](mixed)[0] / c.loss.temperature
@@ -62,7 +68,8 @@ def test_a_set_of_one_image_has_no_mixed_metrics(funmatch):
     _, task, _, sets, state, *_ = funmatch
     batch = sets["test"].batch(0, None)
     batch["mask"] = (np.arange(len(batch["mask"])) == 0).astype(np.float32)
-    metrics = task.summarize(jax.device_get(jax.jit(task.evaluate)(state, task.frozen, batch)))
+    told = fidelity(sets)
+    metrics = told.summarize(jax.device_get(jax.jit(told.evaluate)(state, task.frozen, batch)))
     assert metrics["count"] == 1
     assert not [name for name in metrics if name.startswith("mixed_")]
 
@@ -91,9 +98,10 @@ def test_accumulated_update_equals_a_whole_one(funmatch, tmp_path):
 def test_evaluation_ignores_padding_and_reports_mixed_inputs(funmatch):
     _, task, _, sets, state, *_ = funmatch
     data = sets["test"]
-    evaluate = jax.jit(task.evaluate)
+    told = fidelity(sets)
+    evaluate = jax.jit(told.evaluate)
     sums = [evaluate(state, task.frozen, data.batch(i, None)) for i in range(data.num_batches)]
-    metrics = task.summarize(jax.device_get(jax.tree.map(lambda *s: sum(s), *sums)))
+    metrics = told.summarize(jax.device_get(jax.tree.map(lambda *s: sum(s), *sums)))
     assert metrics["count"] == 100
     assert metrics["mixed_count"] == 99  # 64 pairs, and 36 rows of which the first's is padding
     assert 0 <= metrics["accuracy"] <= 1
@@ -122,8 +130,8 @@ def test_cached_plans_give_the_live_loss(funmatch, tmp_path):
     ]
     _, batch, _, others = step(cached_task, cached)
     np.testing.assert_array_equal(
-        batch["images"][task.keys["student"]],
-        live.batch(1, 0, None)["images"][task.keys["student"]],
+        batch["images"][task.matcher.keys["student"]],
+        live.batch(1, 0, None)["images"][task.matcher.keys["student"]],
     )
     np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-5)
     again = cached.batch(3, 0, np.array([1, 5]))
@@ -174,7 +182,7 @@ def test_several_teachers_of_several_resolutions(tmp_path):
     c = distill_imagenet.get_config("tiny,teacher=ensemble,resolution=160")
     task, data, _ = build(c, tmp_path)
     batch = data.batch(1)
-    sizes = {name: batch["images"][key].shape[1] for name, key in task.keys.items()}
+    sizes = {name: batch["images"][key].shape[1] for name, key in task.matcher.keys.items()}
     assert sizes == {"student": 22, "t224": 32, "t384": 54}
     assert list(task.frozen) == ["t224", "t384"]
 

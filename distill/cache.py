@@ -1,0 +1,132 @@
+"""What teachers said once and for all, kept in files that know what they were made of.
+
+A file or folder is of one set of facts: weights, data, views, seeds. Whoever asks with other facts
+is refused, so that stale targets are never learned from.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from absl import logging
+from flax import traverse_util
+
+from distill import npz
+from moshijax import hosts
+from moshijax.errors import UserError
+from moshijax.nn.paths import named_leaves
+from moshijax.train.workdir import write_text
+
+
+GOLDEN = 0.618  # Multiples of it, mod 1, lie far apart.
+FACTS = "facts"  # the array of a file that says what it was made of
+
+Facts = Mapping[str, Any]
+
+
+def digest(model: Any) -> str:
+    """A short name of a model's weights."""
+    result = hashlib.sha256()
+    for name, leaf in sorted(named_leaves(model).items()):
+        array = np.asarray(hosts.gather(leaf))
+        result.update(f"{name} {array.dtype} {array.shape}".encode())
+        result.update(array.tobytes())
+    return result.hexdigest()[:32]
+
+
+def _check_facts(path: pathlib.Path, theirs: Any, facts: Facts) -> None:
+    """Refuses targets that were made of something else.
+
+    Raises:
+        UserError: what they were made of, and what they should be made of.
+    """
+    theirs = theirs if isinstance(theirs, dict) else {}
+    theirs, ours = _flat(theirs), _flat(json.loads(json.dumps(facts)))
+    odd = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k)]
+    if odd:
+        changes = "; ".join(f"{k} {theirs.get(k)!r}, not {ours.get(k)!r}" for k in odd)
+        raise UserError(
+            f"{path} caches another teacher or view ({changes}): take another, or delete it to "
+            "have it made again."
+        )
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(facts, sep=".")
+
+
+def save(path: pathlib.Path, facts: Facts, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays with the facts that they were made of."""
+    npz.save(path, {**arrays, FACTS: np.array(json.dumps(facts))})
+
+
+def load(path: pathlib.Path, facts: Facts) -> dict[str, np.ndarray]:
+    """Arrays that were made of these facts.
+
+    Raises:
+        UserError: the file is damaged, or made of others.
+    """
+    arrays = npz.read_stored(path)
+    _check_facts(path, _facts_of(arrays.pop(FACTS, None)), facts)
+    return arrays
+
+
+def _facts_of(array: np.ndarray | None) -> Any:
+    return None if array is None or array.dtype.kind != "U" else json.loads(str(array))
+
+
+class Plans:
+    """A folder of numbered plans, each with what the teachers said of it.
+
+    A plan is what teacher and student saw in one step: data, view, augmentation.
+
+    Args:
+        folder: where one file a plan is kept, and `cache.json`, which says of what.
+        facts: what the plans and logits depend on; another cache's differ.
+        num_plans: how many plans there are; step n replays plan (n - 1) mod num_plans.
+
+    Raises:
+        UserError: the folder, or a file in it, is damaged or the cache of something else.
+    """
+
+    def __init__(self, folder: pathlib.Path, facts: Facts, num_plans: int) -> None:
+        self.folder, self.facts, self.num_plans = folder, facts, num_plans
+        path = folder / "cache.json"
+        if path.exists():
+            _check_facts(folder, _json(path), facts)
+        self.missing = [n for n in range(num_plans) if not self._file(n).exists()]
+        for number in sorted(set(range(num_plans)) - set(self.missing)):
+            self._check(number)
+        found = num_plans - len(self.missing)
+        logging.info("%d of %d plans are in %s.", found, num_plans, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(facts, indent=1) + "\n")
+
+    def _file(self, number: int) -> pathlib.Path:
+        return self.folder / f"{number:07d}.npz"
+
+    def _check(self, number: int) -> None:
+        """Refuses a damaged or foreign plan before a step is trained, by its headers alone."""
+        path = self._file(number)
+        facts = npz.read_arrays(path, [FACTS] if FACTS in npz.read_headers(path) else [])
+        _check_facts(path, _facts_of(facts.get(FACTS)), self.facts)
+
+    def save(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes a plan."""
+        save(self._file(number), self.facts, arrays)
+
+    def of_step(self, step: int, order: int) -> dict[str, np.ndarray]:
+        """The plan that a step replays."""
+        # Another order begins elsewhere in the same round of plans.
+        number = (step - 1 + round(order * GOLDEN * self.num_plans)) % self.num_plans
+        return load(self._file(number), self.facts)
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete {path.parent}.") from error

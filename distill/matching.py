@@ -1,0 +1,230 @@
+"""Matching: one student, frozen teachers, one distance, one view of the data for all of them.
+
+Beyer et al. 2022 (arXiv:2106.05237), section 3: teachers see exactly what the student sees, and
+the loss is their distance alone, without labels. What is seen, and what a model says of it, is
+known to a `Matcher`; this module knows of logits only.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
+
+from distill import distances
+from moshijax.errors import UserError
+from moshijax.train import optim
+
+
+LABELS = "labels"  # The distance of a student that learns without a teacher.
+STUDENT = "student"  # The student's name beside those of the teachers.
+
+
+class Head(NamedTuple):
+    """What a model says in one of its streams, and how much each prediction counts."""
+
+    logits: Float[Array, "*B V"]  # Rows of the batch come first.
+    mask: Bool[Array, "*B"] | None = None  # Which predictions count at all; None: all.
+    weight: float | Float[Array, "*#B"] = 1.0
+
+
+Heads = Mapping[str, Head]
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """A modality, and all that matching has to know of it."""
+
+    def view(self, batch: Any, key: jax.Array) -> Any:
+        """What all models see of a whole batch: arrays whose first axis is its rows."""
+        ...
+
+    def logits(self, name: str, model: Any, view: Any) -> Heads:
+        """What the student or a teacher, by its name, says of rows of a view.
+
+        Every model has the same heads. Masks and weights depend on the view alone; those that
+        come with the student's logits count.
+        """
+        ...
+
+    def label_losses(
+        self, view: Any, logits: Mapping[str, Float[Array, "*B V"]]
+    ) -> Mapping[str, Float[Array, "*B"]]:
+        """The loss of each prediction against its labels, for the heads that have any."""
+        ...
+
+
+class State(NamedTuple):
+    """A student, its optimizers' states by name, and its average if it has one."""
+
+    model: Any
+    optimizers: Any
+    average: Any
+
+
+class DistillTask:
+    """Teaches a student that is made by `make(key)`.
+
+    The loss is the weighted mean of the distances of all predictions that count, of all heads.
+
+    Args:
+        config: `loss`, `optimizers`, `average`, `accumulate` and `num_steps` of an experiment.
+        matcher: what the models see and say.
+        make: a random student.
+        teachers: models by name; they are frozen.
+    """
+
+    begin = None  # Nothing is initialised by data.
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        matcher: Matcher,
+        make: Callable[[jax.Array], Any],
+        teachers: Mapping[str, Any],
+    ) -> None:
+        known = (LABELS, *distances.DISTANCES)
+        if config.loss.distance not in known:
+            raise UserError(f"loss.distance: {config.loss.distance!r} is unknown, take {known}.")
+        if config.loss.distance != LABELS and not teachers:
+            raise UserError(
+                f"loss.distance: {config.loss.distance!r} needs a teacher: name one under "
+                f"`teachers`, or take {LABELS!r}."
+            )
+        _check_loss(config.loss)
+        self.loss_config = config.loss
+        self.parts = config.accumulate
+        self.matcher = matcher
+        self.make = make
+        self.frozen = dict(teachers)
+        shapes = jax.eval_shape(make, jax.random.key(0))
+        self.optimizers = optim.make_all(config.optimizers, config.num_steps, shapes)
+        self.decay = optim.average_decay(config.average)
+
+    def init(self, key: jax.Array) -> State:
+        """A new student."""
+        model = self.make(key)
+        states = {name: one.init(model) for name, one in self.optimizers.items()}
+        return State(model, states, optim.begin_average(model, self.decay))
+
+    def update(
+        self, kind: str, state: State, frozen: Any, batch: Any, key: jax.Array
+    ) -> tuple[State, Any]:
+        """One step on a batch that the matcher understands."""
+        grads, metrics = self.gradients(state.model, frozen, self.matcher.view(batch, key))
+        name = optim.name_for(kind, self.optimizers)
+        model, own, norms = self.optimizers[name].update(grads, state.optimizers[name], state.model)
+        average = optim.follow(state.average, model, self.decay)
+        return State(model, state.optimizers | {name: own}, average), metrics | norms
+
+    def gradients(self, model: Any, frozen: Any, view: Any) -> tuple[Any, dict[str, jax.Array]]:
+        """Gradients and metrics of a view, in pieces, which change neither."""
+
+        def loss(model: Any, rows: Any, totals: Any) -> tuple[jax.Array, dict]:
+            return self.loss(frozen, self.matcher.logits(STUDENT, model, rows), rows, totals)
+
+        def weigh(rows: Any) -> dict[str, Any]:
+            # Of these logits the shapes alone are used: XLA leaves out their computation.
+            heads = self.matcher.logits(STUDENT, model, rows)
+            return {name: _total(head) for name, head in heads.items()}
+
+        return optim.accumulate(loss, weigh, model, view, self.parts)
+
+    def loss(
+        self, frozen: Any, heads: Heads, rows: Any, totals: Mapping[str, Any]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The share of these rows in the loss, and in what is logged beside it.
+
+        `totals` are the sums of the weights of the whole batch, by head.
+        """
+
+        def share(values: Mapping[str, jax.Array]) -> jax.Array:
+            total = functools.reduce(operator.add, [totals[name] for name in values])
+            sums = [_sum(value, heads[name]) for name, value in values.items()]
+            return functools.reduce(operator.add, sums) / jnp.where(total > 0, total, 1.0)
+
+        logits = {name: _counted(head.logits, head) for name, head in heads.items()}
+        metrics = {"entropy": share({n: distances.entropy(one) for n, one in logits.items()})}
+        labelled = self.matcher.label_losses(rows, logits)
+        if labelled:
+            metrics["label_loss"] = share(labelled)
+        if self.loss_config.distance == LABELS:
+            if not labelled:
+                raise ValueError(f"distance {LABELS!r}: the matcher has no labels")
+            return metrics["label_loss"], metrics | {"loss": metrics["label_loss"]}
+        taught = self.taught(frozen, rows, heads)
+        distance = distances.DISTANCES[self.loss_config.distance]
+        values = {n: _distance(distance, self.loss_config, logits[n], taught[n]) for n in heads}
+        means = {n: distances.combine(one, "logits") for n, one in taught.items()}
+        metrics["teacher_entropy"] = share({n: distances.entropy(x) for n, x in means.items()})
+        if len(heads) > 1:
+            metrics |= {f"{name}_distance": share({name: values[name]}) for name in heads}
+        value = share(values)
+        return value, metrics | {"loss": value, "distance": value}
+
+    @jax.named_scope("teachers")
+    def taught(self, frozen: Any, rows: Any, heads: Heads) -> dict[str, list[jax.Array]]:
+        """The logits of all teachers, for each of the student's heads."""
+        found = {name: self.matcher.logits(name, model, rows) for name, model in frozen.items()}
+        for name, told in found.items():
+            if set(told) != set(heads):
+                raise ValueError(
+                    f"teacher {name} has the heads {sorted(told)}, the student {sorted(heads)}"
+                )
+        return {
+            name: [
+                jax.lax.stop_gradient(_counted(told[name].logits, head)) for told in found.values()
+            ]
+            for name, head in heads.items()
+        }
+
+
+def _distance(
+    distance: distances.Distance, config: ConfigDict, logits: jax.Array, taught: list[jax.Array]
+) -> jax.Array:
+    return distances.distance_to_teachers(
+        distance,
+        logits,
+        taught,
+        config.combine,
+        temperature=config.temperature,
+        **config.options.to_dict(),
+    )
+
+
+def _check_loss(config: ConfigDict) -> None:
+    """Tries the distance on shapes alone: its function knows best what it takes.
+
+    Raises:
+        UserError: an option that it has not, or a value that it refuses.
+    """
+    distance = distances.DISTANCES.get(config.distance, distances.kl)
+    logits = jax.ShapeDtypeStruct((1, 2), jnp.float32)
+    try:
+        jax.eval_shape(lambda x: _distance(distance, config, x, [x]), logits)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"loss: {' '.join(str(error).split())}.") from error
+
+
+def _counted(logits: jax.Array, head: Head) -> jax.Array:
+    """Logits that are zero where they do not count: neither a value nor a gradient is NaN there."""
+    return logits if head.mask is None else jnp.where(head.mask[..., None], logits, 0.0)
+
+
+def _sum(values: jax.Array, head: Head) -> jax.Array:
+    """The weighted sum of what counts."""
+    values = values if head.mask is None else jnp.where(head.mask, values, 0.0)
+    return jnp.sum(head.weight * values)
+
+
+def _total(head: Head) -> float | jax.Array:
+    """The sum of the weights of what counts."""
+    shape = head.logits.shape[:-1]
+    if head.mask is None and isinstance(head.weight, int | float):
+        return float(head.weight) * math.prod(shape)
+    return _sum(jnp.ones(shape), head)
