@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import ml_dtypes
 import numpy as np
@@ -141,3 +142,18 @@ def test_missing_files_and_tensors_are_named(tmp_path):
     file = Safetensors(write(tmp_path / "x.safetensors", {"a": np.ones(1, np.float32)}))
     with pytest.raises(KeyError, match=r"x\.safetensors holds no tensor b"):
         file["b"]
+
+
+def test_a_file_that_nobody_reads_any_more_is_not_mapped(tmp_path):
+    def mapped():
+        return str(path) in pathlib.Path("/proc/self/maps").read_text()
+
+    path = tmp_path / "gone.safetensors"
+    write(path, {"x": np.ones(3, np.float32)})
+    file = Safetensors(path)
+    array = file["x"]
+    del file
+    assert mapped()  # An array that is read later holds its file.
+    np.testing.assert_array_equal(array, np.ones(3))
+    del array
+    assert not mapped()

@@ -54,6 +54,20 @@ def test_shards_hold_what_was_written(shards):
         assert found[i].dtype == np.int32
 
 
+def test_shards_that_nobody_reads_any_more_are_closed(shards):
+    def opened():
+        links = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+        return [
+            path for path in map(os.readlink, filter(os.path.islink, links)) if "codes-" in path
+        ]
+
+    found = load(shards, 12, CONFIG)
+    assert [len(found[0]), len(found[4])] == [17, 17]
+    assert len(opened()) == 2
+    del found
+    assert opened() == []
+
+
 def test_training_windows_are_cut_and_padded(shards):
     data = TrainWindows(load(shards, 12, CONFIG), kind="audio", batch_size=5, length=12, seed=1)
     codes = data.batch(3)["codes"]
