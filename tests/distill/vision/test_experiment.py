@@ -1,4 +1,5 @@
 import functools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -40,3 +41,18 @@ def test_cached_plans_come_with_logits_and_without_the_teachers_images(tmp_path)
     config = distill_vision.get_config("tiny")
     config.cache.folder = str(tmp_path)
     assert experiment.batch_shapes(config)["teacher_logits"]["teacher"].shape == (16, 10)
+
+
+def test_a_closed_distillation_has_no_threads(tmp_path):
+    config = distill_vision.get_config("tiny")
+    config.data.threads = 2
+    before = set(threading.enumerate())
+    _, data, sets = build(config, tmp_path)
+    data.batch(1, 0, None)
+    sets["test"].batch(0)
+    own = set(threading.enumerate()) - before
+    assert len(own) >= 4
+    data.close()
+    for thread in own:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in own)
