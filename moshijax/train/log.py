@@ -117,7 +117,8 @@ class Log:
             self._bar.set_postfix_str(_text(dict(list(values.items())[:SHOWN])))
         else:
             left = seconds_left(self._seconds, step, self._num_steps)
-            progress = f"step {step}/{self._num_steps}  {rate:.4g} {self._unit}/s  ETA {left}"
+            pace = f"  {rate:.4g} {self._unit}/s" if math.isfinite(rate) else ""
+            progress = f"step {step}/{self._num_steps}{pace}  ETA {left}"
             self._say(
                 f"{self._workdir.name}: {progress}  {_text(dict(list(values.items())[:SHOWN]))}"
             )
