@@ -15,7 +15,7 @@ from distill.vision.convert import load_npz
 from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
 from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.train.checkpoints import load_leaves
+from moshijax.train.checkpoints import load_parameters
 
 
 EXPERIMENT = "distill.vision.experiment"  # the kind of run whose model is a classifier
@@ -80,7 +80,7 @@ def load_model(spec: ConfigDict, seed: int) -> ResNet:
 def _checked(path: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """The arrays of a run's model, if they are exactly those wanted."""
     _check_kind(pathlib.Path(path))
-    leaves = load_leaves(path, "model")
+    leaves = load_parameters(path)
     found = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     expected = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
     if found != expected:

@@ -25,7 +25,7 @@ from moshijax.lm.moshi import keeps_type
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.transformer import REMAT
 from moshijax.train import settings
-from moshijax.train.checkpoints import load_leaves
+from moshijax.train.checkpoints import load_parameters
 from moshijax.train.evaluators import Evaluator, sums_over
 from moshijax.train.lm import LMTask, preset_of
 from moshijax.train.task import AnyMesh, Experiment
@@ -104,7 +104,7 @@ def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[st
         return {}
     folder = pathlib.Path(spec.load)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        leaves = load_leaves(spec.load, "model", mesh)
+        leaves = load_parameters(spec.load, mesh)
     else:
         source = config if spec.load_preset is None else preset_of(spec, "load_preset")
         leaves = named_leaves(load_lm(spec.load, source, dtype=jnp.float32, mesh=mesh))

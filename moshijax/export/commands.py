@@ -23,7 +23,7 @@ from moshijax.files import check_output
 from moshijax.sharding import abstract_mesh
 from moshijax.terminal import complaining, make_parser
 from moshijax.train import restore
-from moshijax.train.checkpoints import newest
+from moshijax.train.checkpoints import newest, parameters_of
 from moshijax.train.task import find
 
 
@@ -45,7 +45,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, part_bytes: float) -> str:
     if experiment.export is None:
         raise UserError(f"{workdir} is a run of {config.experiment}, which exports no weights")
     with newest(workdir) as folder:
-        what = "average" if any(restore.names(folder, "average/")) else "model"
+        what = parameters_of(folder)
         experiment.export(restore.one_by_one(folder, f"{what}/"), out, part_bytes)
         return f"{out}: the {what} of step {folder.name}"
 

@@ -225,6 +225,21 @@ def load_leaves(workdir: str, prefix: str, mesh: Mesh | None = None) -> dict[str
         return restore.part(folder, f"{prefix}/", mesh)
 
 
+def parameters_of(folder: pathlib.Path) -> str:
+    """What of a checkpoint is evaluated, exported and loaded: the average, where there is one."""
+    return "average" if restore.names(folder, "average/") else "model"
+
+
+def load_parameters(workdir: str, mesh: Mesh | None = None) -> dict[str, Any]:
+    """The parameters of a run's newest checkpoint by name: their average, if it has one.
+
+    Raises:
+        UserError: the directory has no checkpoint, or the newest is damaged.
+    """
+    with newest(workdir) as folder:
+        return restore.part(folder, f"{parameters_of(folder)}/", mesh)
+
+
 @contextlib.contextmanager
 def newest(workdir: str | os.PathLike[str]) -> Generator[pathlib.Path]:
     """The folder of a run's newest checkpoint, to read of.

@@ -24,7 +24,7 @@ from moshijax.convert.safetensors import Lazy, Safetensors
 from moshijax.data.mix import Mix
 from moshijax.export import commands as export
 from moshijax.train import evaluators, loop, optim
-from moshijax.train.checkpoints import load_leaves
+from moshijax.train.checkpoints import load_leaves, load_parameters
 from moshijax.train.log import read_metrics
 from moshijax.train.task import Experiment
 from tests.train.toy import OPTIMIZER
@@ -272,3 +272,9 @@ def test_both_kinds_are_planned_for_a_slice():
     assert kinds(config, slice_) == ["pairs", "copies"]
     reports = [examine(config, slice_, kind=kind) for kind in ("pairs", "copies")]
     assert all(report.fits for report in reports)
+
+
+def test_what_is_loaded_of_a_run_is_its_average(trained):
+    folder, state = trained
+    found = load_parameters(str(folder))
+    np.testing.assert_array_equal(found["head/kernel"], state.average["head"]["kernel"])
