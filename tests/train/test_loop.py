@@ -230,7 +230,7 @@ def test_a_run_that_ended_early_leaves_no_thread_and_no_file_open(tmp_path, data
     run(tmp_path / "first", num_steps=3)  # What a process opens once.
     threads, files = set(threading.enumerate()), os.listdir("/proc/self/fd")
     # The error holds the frames that it came through.
-    with pytest.raises((Stopped, RuntimeError)) as caught:
+    with pytest.raises((Stopped, UserError)) as caught:
         run(tmp_path / "run", ToyData(16, **data), read_ahead=4, num_steps=100)
     for thread in set(threading.enumerate()) - threads:
         thread.join(10)

@@ -136,6 +136,7 @@ class Blocked:
     def exec_module(self, module):
         pass
 sys.meta_path.insert(0, Blocked())
+from distill.vision import images, sources
 source = sources.load("twenty_greys", "train[50%:]", sys.argv[1])
 levels = [int(images.decode(source[k].image, source.channels).mean().round(-1)) for k in range(10)]
 print([source[k].label for k in range(10)], levels, len(source.class_names))
