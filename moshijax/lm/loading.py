@@ -28,7 +28,11 @@ from moshijax.nn.transformer import unstack
 
 
 def find_config(args: argparse.Namespace, codebook_size: int | None) -> MoshiConfig:
-    """The configuration: of `--preset`, else of a config.json beside the file, else Moshi's."""
+    """The configuration: of `--preset`, else of a config.json beside the file, else Moshi's.
+
+    Raises:
+        UserError: there are no weights at a path, or the codec is another than the model's.
+    """
     if args.lm == "random":
         config = PRESETS[args.preset or ("helium_7b_tiny" if args.text_only else "moshi_7b_tiny")]
         size = config.codebook_size if codebook_size is None else codebook_size
@@ -36,6 +40,8 @@ def find_config(args: argparse.Namespace, codebook_size: int | None) -> MoshiCon
         if args.tokenizer is not None:
             vocab = load_tokenizer(args.tokenizer, None).vocab_size()
         return dataclasses.replace(config, codebook_size=size, text_vocab=vocab)
+    if not args.lm.startswith("hf:") and not locate(args.lm).exists():
+        raise UserError(f"--lm {args.lm}: there is no such file or folder; check the path")
     if args.preset is not None:
         config = PRESETS[args.preset]
     else:

@@ -97,3 +97,9 @@ def test_what_is_no_language_model_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(UserError, match=r"config.json is a folder"):
         find_config(words(tmp_path), None)
+
+
+@pytest.mark.parametrize("preset", [None, "helium_2b"])
+def test_weights_that_are_not_there_are_missed_before_their_structure(tmp_path, preset):
+    with pytest.raises(UserError, match=r"^--lm .*none: there is no such file or folder; check"):
+        find_config(words(tmp_path / "none", preset=preset), None)
