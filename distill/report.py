@@ -242,7 +242,7 @@ def shown(value: float | None, column: Column) -> str:
     """A metric as text."""
     if value is None:
         return MISSING
-    return f"{100 * value:.1f}" if column.percent else f"{value:.3f}"
+    return f"{100 * value:z.1f}" if column.percent else f"{value:z.3f}"  # z: never -0.000
 
 
 def duration(seconds: float | int | None) -> str:

@@ -178,3 +178,9 @@ def test_durations_are_read_easily():
     assert [report.duration(s) for s in (None, 8.4, 60, 3599.6, 3725)] == [
         report.MISSING, "0:08", "1:00", "1:00:00", "1:02:05"
     ]  # fmt: skip
+
+
+def test_a_divergence_of_nothing_is_not_below_zero():
+    kl = next(column for column in report.COLUMNS if column.title == "KL clean")
+    assert report.shown(-1e-7, kl) == "0.000"
+    assert report.shown(-0.02, kl) == "-0.020"
