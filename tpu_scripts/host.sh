@@ -44,18 +44,20 @@ start() {
     exit 1
   fi
   mkdir -p "$state"
-  rm -f "$state/code" "$state/asked"
+  rm -f "$state/code" "$state/asked" "$state/command"
   [ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"
-  # A signal to the shell must not keep it from noting how the command ended.
+  # The shell that notes how the command ended ignores the signal that the command takes.
   # shellcheck disable=SC2016  # The inner shell expands it.
   setsid nohup bash -c '
-    trap told=yes TERM
-    "$@" &
-    echo $! > "$0/command"
-    while told=; wait $!; code=$?; [ -n "$told" ]; do :; done
+    trap "" TERM
+    (trap - TERM; echo "$BASHPID" > "$0/command"; exec "$@") &
+    code=0
+    wait $! || code=$?
     echo "$code" > "$0/code.new" && mv "$0/code.new" "$0/code"
   ' "$state" "$@" >> "$state/log" 2>&1 < /dev/null &
   echo $! > "$state/pid"
+  # Before it is known by number it could not be asked to stop.
+  while running && [ ! -s "$state/command" ]; do sleep 0.02; done
   echo "$(hostname): started"
 }
 
