@@ -22,7 +22,7 @@ EDGES = re.compile(
 PURE = {
     *("convert/lm.py", "convert/lm_forms.py", "convert/lm_lora.py", "convert/lm_names.py"),
     *("convert/mimi.py", "convert/names.py", "convert/safetensors.py", "data/codes.py"),
-    *("preflight/collectives.py", "sharding.py", "train/workdir.py"),
+    *("preflight/collectives.py", "sharding.py", "train/values.py", "train/workdir.py"),
 }
 TYPED = re.compile(r"--[a-z]|['\"]config\.|\{(args|path|file|folder|source|workdir|option|flag)\b")
 

@@ -49,7 +49,8 @@ def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> di
     model = teachers.load_model(config.student, config.seed)
     state = State(sharding.place(model, mesh), None, None)
     sets = sums_over(parts.fidelity, parts.sets, mesh)
-    return evaluators.evaluate(sets, state, parts.task.frozen, jax.random.key(config.seed), mesh)
+    key = jax.random.key(config.seed)
+    return evaluators.numbers(evaluators.evaluate(sets, state, parts.task.frozen, key, mesh))
 
 
 def check_export(path: str, student: str) -> None:

@@ -30,10 +30,15 @@ def pictures(items: Iterable[Picture]) -> Markup:
 
 def png(image: UInt8[np.ndarray, "H W C"]) -> str:
     """A data URL; one channel is grey, three are red, green and blue."""
+    return data_url("image/png", png_bytes(image))
+
+
+def png_bytes(image: UInt8[np.ndarray, "H W C"]) -> bytes:
+    """A file; one channel is grey, three are red, green and blue."""
     done, data = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
     if not done:
         raise ValueError(f"an image of shape {image.shape} cannot be written as PNG")
-    return data_url("image/png", data.tobytes())
+    return data.tobytes()
 
 
 def image_grid(rows: Sequence[np.ndarray], gap: int = 2) -> UInt8[np.ndarray, "H W C"]:

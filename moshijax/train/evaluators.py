@@ -1,9 +1,9 @@
 """Evaluation by sums over a held-out set: padded, masked, on any mesh."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,11 @@ from jax.sharding import PartitionSpec as P
 
 from moshijax import sharding
 from moshijax.data.batches import EvalData
+from moshijax.errors import UserError
 from moshijax.train.feed import read_ahead
 from moshijax.train.program import within
 from moshijax.train.task import AnyMesh, Evaluator, Tree
+from moshijax.train.values import Figure, Sound, Value
 
 
 @runtime_checkable
@@ -61,10 +63,24 @@ def sums_over(task: Summing, sets: Mapping[str, EvalData], mesh: AnyMesh) -> dic
 
 def evaluate(
     evaluators: Mapping[str, Evaluator], state: Tree, frozen: Tree, key: jax.Array, mesh: Mesh
-) -> dict[str, Any]:
-    """All values of all evaluators, named `set/metric`; each has randomness of its own."""
-    values = {}
+) -> Iterator[tuple[str, Value]]:
+    """All values of all evaluators, named `set/metric`; each has randomness of its own.
+
+    Raises:
+        UserError: an evaluator yields two values of one name.
+    """
     for name, evaluator in evaluators.items():
-        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        values |= {f"{name}/{k}": v for k, v in evaluator(state, frozen, own, mesh)}
-    return values
+        own, seen = jax.random.fold_in(key, zlib.crc32(name.encode())), set()
+        for metric, value in evaluator(state, frozen, own, mesh):
+            if metric in seen:
+                raise UserError(
+                    f"the evaluation {name} yields two values called {metric!r}: one of them "
+                    "needs another name."
+                )
+            seen.add(metric)
+            yield f"{name}/{metric}", value
+
+
+def numbers(values: Iterable[tuple[str, Value]]) -> dict[str, float]:
+    """The numbers among values, by name."""
+    return {n: float(v) for n, v in values if not isinstance(v, Sound | Figure)}

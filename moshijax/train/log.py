@@ -1,6 +1,7 @@
-"""What a run says: a bar or plain lines, JSON lines, TensorBoard.
+"""What a run says: a bar or plain lines, JSON lines, TensorBoard, sounds and figures.
 
-`metrics.jsonl` holds one object a line with `step` and `kind` (train, eval or event).
+`metrics.jsonl` holds one object a line with `step` and `kind` (train, eval or event); a sound or a
+figure stands in it as the path of its file, from the work directory.
 """
 
 import json
@@ -8,14 +9,16 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tqdm
-from tensorboard.summary import Writer
 
 from moshijax import hosts
 from moshijax.files import unwritable
+from moshijax.train import values as samples
+from moshijax.train.board import Board
+from moshijax.train.values import Figure, Sound, Value
 from moshijax.train.workdir import write_text
 
 
@@ -59,7 +62,7 @@ class Log:
         self._unit = unit
         self._seconds = 0.0
         self._bar: tqdm.tqdm | None = None
-        self._board: Writer | None = None
+        self._board: Board | None = None
 
     def __enter__(self) -> "Log":
         return self
@@ -78,7 +81,7 @@ class Log:
         self._seconds = max((r["seconds"] for r in rows if "seconds" in r), default=0.0)
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self.__exit__()
-        self._board = Writer(str(self._workdir))
+        self._board = Board(self._workdir)
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
                 total=self._num_steps, initial=step, desc=self._workdir.name, unit="step",
@@ -123,15 +126,38 @@ class Log:
                 f"{self._workdir.name}: {progress}  {_text(dict(list(values.items())[:SHOWN]))}"
             )
 
-    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
-        """The metrics of all evaluation sets, named `set/metric`."""
-        if not self._active or not values:
+    def evaluation(self, step: int, values: Iterable[tuple[str, Value]]) -> None:
+        """The values of all evaluators, named `set/metric`, as they come.
+
+        Every process goes through them, since all of them compute; the first one writes.
+        """
+        found: dict[str, Any] = {}
+        for name, value in values:
+            if not self._active:
+                continue
+            if not isinstance(value, Sound | Figure):
+                found[name] = _plain(value)
+            elif (path := self._sample(step, name, value)) is not None:
+                found[name] = path
+        if not found:
             return
-        values = {k: _plain(v) for k, v in values.items()}
-        self._write({"step": step, "kind": "eval", **values})
-        self._scalars("eval", step, values)
-        brief = {k: v for k, v in values.items() if k.endswith(("/accuracy", "/kl", "/loss"))}
+        self._write({"step": step, "kind": "eval", **found})
+        self._scalars("eval", step, found)
+        brief = {k: v for k, v in found.items() if k.endswith(("/accuracy", "/kl", "/loss"))}
         self._say(f"{self._workdir.name}: step {step}  {_text(brief)}")
+
+    def _sample(self, step: int, name: str, value: Sound | Figure) -> str | None:
+        """Writes a sound or a figure; returns its path, or None if there is nothing to show."""
+        within = samples.path_of(step, name, value)
+        path = self._workdir / within
+        if not samples.is_whole(value):
+            path.unlink(missing_ok=True)  # Of an earlier start of this run.
+            self.event(step, f"{name} has NaN or infinite samples: {within} is not written.")
+            return None
+        samples.write(path, value)
+        if self._board is not None:
+            self._board.sample(f"eval/{name}", value, path.read_bytes(), step)
+        return str(within)
 
     def event(self, step: int, message: str) -> None:
         """Something a person should know."""
@@ -142,7 +168,7 @@ class Log:
     def _scalars(self, group: str, step: int, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if self._board is not None and not isinstance(value, str):
-                self._board.add_scalar(f"{group}/{name}", value, step)
+                self._board.number(f"{group}/{name}", value, step)
 
 
 def seconds_left(seconds: float, step: int, num_steps: int) -> str:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from moshijax.data.batches import TrainData
 from moshijax.errors import UserError
+from moshijax.train.values import Value
 
 
 # Arrays by name, or shapes of them, nested: a state, a batch, what is frozen.
@@ -54,8 +55,8 @@ class Evaluator(Protocol):
 
     def __call__(
         self, state: Tree, frozen: Tree, key: jax.Array, mesh: Mesh
-    ) -> Iterator[tuple[str, Any]]:
-        """Yields names and values; a value is a number, a `values.Sound` or a figure."""
+    ) -> Iterator[tuple[str, Value]]:
+        """Yields names and values; what is no number becomes a file of the work directory."""
         ...
 
 

@@ -4,8 +4,9 @@ import pytest
 
 from configs import moshi
 from moshijax import sharding
+from moshijax.errors import UserError
 from moshijax.experiments import lm as experiment
-from moshijax.train.evaluators import evaluate
+from moshijax.train.evaluators import evaluate, numbers
 from tests.lm_models import random_model
 
 
@@ -18,7 +19,8 @@ def metrics_of(batch_size, sets, shape, count):
     made = experiment.make(config, mesh)
     state = jax.eval_shape(made.task.init, jax.random.key(0))
     state = state._replace(model=sharding.place(random_model("moshi_7b"), mesh), optimizers=None)
-    return evaluate(made.evaluators, state, made.task.frozen, jax.random.key(0), mesh)
+    values = evaluate(made.evaluators, state, made.task.frozen, jax.random.key(0), mesh)
+    return numbers(values)
 
 
 def test_a_language_models_metrics_are_those_of_any_batch_size_on_any_mesh():
@@ -30,3 +32,12 @@ def test_a_language_models_metrics_are_those_of_any_batch_size_on_any_mesh():
     for name, value in one.items():
         assert np.isfinite(value), name
         assert value == pytest.approx(eight[name], rel=2e-5), name
+
+
+def test_an_evaluator_that_yields_a_name_twice_is_refused():
+    def twice(state, frozen, key, mesh):
+        yield "loss", 1.0
+        yield "loss", 2.0
+
+    with pytest.raises(UserError, match="evaluation set yields two values called 'loss'"):
+        list(evaluate({"set": twice}, {}, {}, jax.random.key(0), sharding.make_mesh({"data": 8})))

@@ -13,10 +13,12 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 from jax.sharding import AbstractMesh
 
 from moshijax.convert.parts import write_parts
@@ -27,6 +29,7 @@ from moshijax.train import evaluators, loop, optim
 from moshijax.train.checkpoints import load_leaves, load_parameters
 from moshijax.train.log import read_metrics
 from moshijax.train.task import Experiment
+from moshijax.train.values import Figure, Sound
 from tests.train.toy import OPTIMIZER
 from tests.train.toy import config as toy_config
 
@@ -123,12 +126,17 @@ class Held(Rows):
 
 
 class Spectrum:
-    """An evaluator that is no sum: the largest singular value, with a random probe."""
+    """An evaluator that is no sum: singular values, also to be heard and seen, a random probe."""
 
     def __call__(self, state, frozen, key, mesh):
         kernel = optim.averaged(state)["head"]["kernel"]
         yield "largest", float(jnp.linalg.norm(kernel, 2))
         yield "probe", float(jax.random.normal(key, ()))
+        values = np.linalg.svd(np.asarray(kernel), compute_uv=False)
+        noise = np.asarray(jax.random.normal(key, (1, 2))) / 100
+        wave = np.sin(np.outer(np.arange(800) / 8, values[:2])) / 4 + noise
+        yield "tone", Sound(wave.astype(np.float32), 8000)
+        yield "kernel", Figure((128 + 100 * np.tanh(kernel))[..., None].astype(np.uint8))
 
 
 def teacher(mesh):
@@ -251,6 +259,21 @@ def test_killed_and_resumed_it_is_bitwise_the_same(trained, tmp_path):
     assert want.keys() == got.keys()
     for name, leaf in want.items():
         np.testing.assert_array_equal(got[name], leaf, err_msg=name)
+    heard = {path.relative_to(folder): path.read_bytes() for path in folder.glob("samples/*/*/*")}
+    assert {str(path) for path in heard} == {
+        f"samples/{step}/spectrum/{name}" for step in (6, 9) for name in ("tone.wav", "kernel.png")
+    }
+    assert all((tmp_path / path).read_bytes() == data for path, data in heard.items())
+
+
+def test_sounds_and_figures_are_files_that_the_metrics_name(trained):
+    folder, state = trained
+    row = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "eval"][-1]
+    samples, rate = soundfile.read(folder / row["spectrum/tone"])
+    assert (samples.shape, rate) == ((800, 2), 8000)
+    image = cv2.imread(str(folder / row["spectrum/kernel"]), cv2.IMREAD_UNCHANGED)
+    kernel = np.asarray(state.average["head"]["kernel"])
+    np.testing.assert_array_equal(image, (128 + 100 * np.tanh(kernel)).astype(np.uint8))
 
 
 def test_the_average_is_exported(trained, tmp_path):

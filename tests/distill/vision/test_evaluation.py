@@ -5,7 +5,7 @@ import pytest
 from configs import distill_vision
 from distill.vision import experiment
 from moshijax import sharding
-from moshijax.train.evaluators import evaluate, sums_over
+from moshijax.train.evaluators import evaluate, numbers, sums_over
 
 
 def metrics_of(config, count):
@@ -14,7 +14,7 @@ def metrics_of(config, count):
     parts = experiment.prepare(config, mesh, train=False)
     state = sharding.place(parts.task.init(jax.random.key(0)), mesh)
     sets = sums_over(parts.fidelity, parts.sets, mesh)
-    return evaluate(sets, state, parts.task.frozen, jax.random.key(0), mesh)
+    return numbers(evaluate(sets, state, parts.task.frozen, jax.random.key(0), mesh))
 
 
 def test_metrics_are_those_of_any_batch_size_on_any_mesh_but_for_mixed_images():
