@@ -1,7 +1,7 @@
 """The command lines of moshijax.
 
-    moshijax train --config configs/moshi.py:tiny --workdir runs/tiny
-    moshijax export runs/tiny tiny.safetensors
+    moshijax train --config configs/moshi.py:tiny --workdir runs/moshi_tiny
+    moshijax export runs/moshi_tiny tiny.safetensors
     moshijax preflight --config configs/moshi.py:stage=1 --topology v5p:4x4x4
     moshijax codec encode in.wav codes.npz
     moshijax lm --lm random --mimi random --mimi-preset small user.wav dialogue.wav

@@ -1,6 +1,6 @@
 """Trains an experiment of a config, such as a language model.
 
-    python -m moshijax.train --config configs/moshi.py:tiny --workdir runs/tiny
+    python -m moshijax.train --config configs/moshi.py:tiny --workdir runs/moshi_tiny
 
 Switches follow the config's colon; single keys are changed by `--config.batch_size=256`.
 The same command resumes a run that was stopped, and says so when it is done.
