@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from distill import distances
 from moshijax.errors import UserError
 from moshijax.train import optim
+from moshijax.train.learner import Learner, State
 
 
 LABELS = "labels"  # The distance of a student that learns without a teacher.
@@ -59,14 +60,6 @@ class Matcher(Protocol):
         ...
 
 
-class State(NamedTuple):
-    """A student, its optimizers' states by name, and its average if it has one."""
-
-    model: Any
-    optimizers: Any
-    average: Any
-
-
 class DistillTask:
     """Teaches a student that is made by `make(key)`.
 
@@ -103,24 +96,19 @@ class DistillTask:
         self.make = make
         self.frozen = dict(teachers)
         shapes = jax.eval_shape(make, jax.random.key(0))
-        self.optimizers = optim.make_all(config.optimizers, config.num_steps, shapes)
-        self.decay = optim.average_decay(config.average)
+        self.learner = Learner(config, shapes)
 
     def init(self, key: jax.Array) -> State:
         """A new student."""
-        model = self.make(key)
-        states = {name: one.init(model) for name, one in self.optimizers.items()}
-        return State(model, states, optim.begin_average(model, self.decay))
+        return self.learner.begin(self.make(key))
 
     def update(
         self, kind: str, state: State, frozen: Any, batch: Any, key: jax.Array
     ) -> tuple[State, Any]:
         """One step on a batch that the matcher understands."""
         grads, metrics = self.gradients(state.model, frozen, self.matcher.view(batch, key))
-        name = optim.name_for(kind, self.optimizers)
-        model, own, norms = self.optimizers[name].update(grads, state.optimizers[name], state.model)
-        average = optim.follow(state.average, model, self.decay)
-        return State(model, state.optimizers | {name: own}, average), metrics | norms
+        state, norms = self.learner.update(kind, state, grads)
+        return state, metrics | norms
 
     def gradients(self, model: Any, frozen: Any, view: Any) -> tuple[Any, dict[str, jax.Array]]:
         """Gradients and metrics of a view, in pieces, which change neither."""

@@ -15,7 +15,6 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from distill.matching import State
 from distill.vision import convert, experiment, teachers
 from moshijax import interrupts, libtpu, sharding
 from moshijax.commands import run_command
@@ -24,6 +23,7 @@ from moshijax.files import check_output
 from moshijax.paths import local_path
 from moshijax.train import evaluators
 from moshijax.train.evaluators import sums_over
+from moshijax.train.learner import State
 
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.", lock_config=True)

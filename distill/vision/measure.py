@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from distill import distances, fidelity
 from distill.matching import STUDENT
 from distill.vision.matcher import HEAD, VisionMatcher, mixed_images
-from moshijax.train import optim
+from moshijax.train.learner import averaged
 
 
 MIXED = 0.5  # Own share of an evaluation image when it is mixed: as far off the data as it goes.
@@ -49,7 +49,7 @@ class Fidelity:
         def logits(name: str, model: Any) -> jax.Array:
             return self.matcher.logits(name, model, {"images": images})[HEAD].logits
 
-        student = logits(STUDENT, optim.averaged(state))
+        student = logits(STUDENT, averaged(state))
         taught = [logits(name, teacher) for name, teacher in frozen.items()]
         teacher = distances.combine(taught, self.combine) if taught else None
         return fidelity.fidelity_sums(student, teacher, labels, mask)

@@ -4,7 +4,7 @@ python -m moshijax.train --config configs/moshi.py:stage=1 --workdir runs/moshi
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from moshijax.lm.presets import PRESETS
 from moshijax.nn.attention import KERNELS
 from moshijax.nn.transformer import REMAT
 from moshijax.train import optim, settings
+from moshijax.train.learner import Learner, State, averaged
 
 
 SIZES = {
@@ -38,14 +39,6 @@ SIZES = {
 COUNTS = {"num_pause_heads", "text_padding", "text_padding_end"}
 SECONDS = {"frame_shift", "silence_prefix"}
 SWITCHES = {"positioned_sources", "two_texts", "ignore_text_end"}
-
-
-class State(NamedTuple):
-    """A model in float32, its optimizers' states by name, and its average if it has one."""
-
-    model: Any
-    optimizers: Any
-    average: Any
 
 
 class LMTask:
@@ -70,18 +63,15 @@ class LMTask:
         self.dtype = settings.dtype(config.compute_dtype, "compute_dtype")
         self.parts = config.accumulate
         shapes = jax.eval_shape(self.make, jax.random.key(0))
-        self.optimizers = optim.make_all(config.optimizers, config.num_steps, shapes)
-        self.decay = optim.average_decay(config.average)
+        self.learner = Learner(config, shapes)
 
     def make(self, key: jax.Array) -> Moshi:
         """A random model."""
         return Moshi(self.model_config, rngs=nnx.Rngs(key))
 
     def init(self, key: jax.Array) -> State:
-        """A random model and optimizers that have seen nothing."""
-        model = self.make(key)
-        states = {name: one.init(model) for name, one in self.optimizers.items()}
-        return State(model, states, optim.begin_average(model, self.decay))
+        """A random model in float32 and optimizers that have seen nothing."""
+        return self.learner.begin(self.make(key))
 
     def update(
         self, kind: str, state: State, frozen: Any, batch: Any, key: jax.Array
@@ -94,10 +84,8 @@ class LMTask:
             return lm_loss(model, rows["codes"], self.loss_config, weights=weights)
 
         grads, metrics = optim.accumulate(loss, self.weigh, state.model, batch, self.parts)
-        name = optim.name_for(kind, self.optimizers)
-        model, own, norms = self.optimizers[name].update(grads, state.optimizers[name], state.model)
-        average = optim.follow(state.average, model, self.decay)
-        return State(model, state.optimizers | {name: own}, average), metrics | norms
+        state, norms = self.learner.update(kind, state, grads)
+        return state, metrics | norms
 
     def weigh(self, batch: Any) -> Weights:
         """What the sums over a batch are divided by."""
@@ -106,7 +94,7 @@ class LMTask:
     def evaluate(self, state: State, frozen: Any, batch: Any) -> tuple[Sums, Weights]:
         """Sums of cross entropies and of their weights."""
         del frozen
-        model = cast(optim.averaged(state), self.dtype)
+        model = cast(averaged(state), self.dtype)
         return stream_sums(model, batch["codes"], self.loss_config), self.weigh(batch)
 
     def summarize(self, sums: tuple[Sums, Weights]) -> dict[str, float]:

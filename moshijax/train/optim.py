@@ -169,32 +169,6 @@ def name_for(kind: str, optimizers: Mapping[str, Optimizer]) -> str:
     )
 
 
-def average_decay(decay: float | None) -> float | None:
-    """What an average of the parameters keeps of itself each step; None: there is no average.
-
-    Raises:
-        UserError: it is not from 0 to 1.
-    """
-    return None if decay is None else settings.number(decay, "average", 1.0)
-
-
-def begin_average(model: Any, decay: float | None) -> Any:
-    """The average at step 0: the model itself, or None."""
-    return None if decay is None else jax.tree.map(jnp.array, model)
-
-
-def follow(average: Any, model: Any, decay: float | None) -> Any:
-    """The average after a step: `decay * average + (1 - decay) * model`."""
-    if decay is None:
-        return None
-    return optax.incremental_update(model, average, 1 - decay)
-
-
-def averaged(state: Any) -> Any:
-    """The model that is evaluated and exported: the average, where the state has one."""
-    return state.model if state.average is None else state.average
-
-
 def _rules(config: ConfigDict, table: str, key: str) -> list[tuple[str, Any]]:
     """The rows of a table; raises UserError for what is none, or for a wrong regex."""
     found, rows = config[table], []

@@ -11,7 +11,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-from typing import Any, NamedTuple
 
 import cv2
 import jax
@@ -25,8 +24,9 @@ from moshijax.convert.parts import write_parts
 from moshijax.convert.safetensors import Lazy, Safetensors
 from moshijax.data.mix import Mix
 from moshijax.export import commands as export
-from moshijax.train import evaluators, loop, optim
+from moshijax.train import evaluators, loop
 from moshijax.train.checkpoints import load_leaves, load_parameters
+from moshijax.train.learner import Learner, State, averaged
 from moshijax.train.log import read_metrics
 from moshijax.train.task import Experiment
 from moshijax.train.values import Figure, Sound
@@ -39,31 +39,20 @@ WIDTH = 16
 ROWS = {"pairs": 16, "copies": 8}
 
 
-class State(NamedTuple):
-    """All that changes."""
-
-    model: Any
-    optimizers: Any
-    average: Any
-
-
 class StudentTask:
     """A linear student that matches a frozen linear teacher, and now and then copies its input."""
 
     def __init__(self, config, frozen):
         self.frozen = frozen
         shapes = jax.eval_shape(self.model, jax.random.key(0))
-        self.optimizers = optim.make_all(config.optimizers, config.num_steps, shapes)
-        self.decay = optim.average_decay(config.average)
+        self.learner = Learner(config, shapes)
 
     def model(self, key):
         kernel = jax.random.normal(key, (WIDTH, WIDTH)) / 8
         return {"head": {"kernel": kernel}, "norm": {"bias": jnp.zeros(WIDTH)}}
 
     def init(self, key):
-        model = self.model(key)
-        states = {name: one.init(model) for name, one in self.optimizers.items()}
-        return State(model, states, optim.begin_average(model, self.decay))
+        return self.learner.begin(self.model(key))
 
     def begin(self, state, frozen, batch, key):
         centre = {"bias": batch["x"].mean(0)}
@@ -77,13 +66,11 @@ class StudentTask:
             return jnp.mean((y - taught) ** 2)
 
         value, grads = jax.value_and_grad(loss)(state.model, batch)
-        name = optim.name_for(kind, self.optimizers)
-        model, own, norms = self.optimizers[name].update(grads, state.optimizers[name], state.model)
-        average = optim.follow(state.average, model, self.decay)
-        return State(model, state.optimizers | {name: own}, average), norms | {"loss": value}
+        state, norms = self.learner.update(kind, state, grads)
+        return state, norms | {"loss": value}
 
     def evaluate(self, state, frozen, batch):
-        model = optim.averaged(state)
+        model = averaged(state)
         y = (batch["x"] - model["norm"]["bias"][None]) @ model["head"]["kernel"]
         error = jnp.mean((y - batch["x"] @ frozen["head"]["kernel"]) ** 2, axis=1)
         return {"error": (error * batch["mask"]).sum(), "count": batch["mask"].sum()}
@@ -129,7 +116,7 @@ class Spectrum:
     """An evaluator that is no sum: singular values, also to be heard and seen, a random probe."""
 
     def __call__(self, state, frozen, key, mesh):
-        kernel = optim.averaged(state)["head"]["kernel"]
+        kernel = averaged(state)["head"]["kernel"]
         yield "largest", float(jnp.linalg.norm(kernel, 2))
         yield "probe", float(jax.random.normal(key, ()))
         values = np.linalg.svd(np.asarray(kernel), compute_uv=False)

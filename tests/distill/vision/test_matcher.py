@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from configs import distill_vision
-from distill.matching import State
 from distill.vision import classes, convert, evaluation, sources, teachers
 from distill.vision.matcher import VisionMatcher
 from distill.vision.measure import Fidelity
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
+from moshijax.train.learner import State
 from tests.distill.vision.parts import build
 
 
