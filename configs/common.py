@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 def switches(arg: str | None, **known: object) -> ConfigDict:

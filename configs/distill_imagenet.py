@@ -17,7 +17,7 @@ student's), `arm` (funmatch, consistent, fixed, labels), `tiny` (CPU, 20 s; rand
 from ml_collections import ConfigDict
 
 from configs import common
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 TRAIN_IMAGES = 1_255_543  # 98% of 1,281,167

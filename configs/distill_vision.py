@@ -17,7 +17,7 @@ consistent, independent, fixed, labels), `view` (another view design of that arm
 from ml_collections import ConfigDict
 
 from configs import common
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 # Arm -> what is matched, view design, mixup.

@@ -19,7 +19,7 @@ Switches: `stage` (1), `preset` (moshi_7b or any other Moshi), `tiny` (CPU, a mi
 from ml_collections import ConfigDict
 
 from configs import common
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 STAGES = (1,)

@@ -8,7 +8,7 @@ The same command resumes a run that was stopped, and says so when it is done.
 
 import sys
 
-from moshijax.terminal import hand_over, launch
+from moshijax.system.launch import hand_over, launch
 
 
 COMMANDS = {"evaluate": "distill.evaluate:run", "quickstart": "distill.quickstart:run"}
@@ -19,7 +19,9 @@ def run() -> None:
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
         hand_over("distill", COMMANDS)
     else:
-        launch("moshijax.commands:run_experiment", "distill: interrupted", "distill", __doc__ or "")
+        launch(
+            "moshijax.cli.flags:run_experiment", "distill: interrupted", "distill", __doc__ or ""
+        )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from absl import logging
 from flax import traverse_util
 
 from distill import npz
-from moshijax import hosts
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
+from moshijax.pod import hosts
+from moshijax.system.errors import UserError
 from moshijax.train.workdir import write_text
 
 

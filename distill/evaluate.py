@@ -1,6 +1,6 @@
 """Runs the command line of `evaluation.py`."""
 
-from moshijax.terminal import launch
+from moshijax.system.launch import launch
 
 
 def run() -> None:

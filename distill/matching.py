@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from distill import distances
-from moshijax.errors import UserError
+from moshijax.shard import Rules
+from moshijax.system.errors import UserError
 from moshijax.train import optim
 from moshijax.train.learner import Learner, State
 
@@ -69,6 +70,7 @@ class DistillTask:
         config: `loss`, `optimizers`, `average`, `accumulate` and `num_steps` of an experiment.
         matcher: what the models see and say.
         make: a random student.
+        rules: where the parameters of the student and of the teachers live on the mesh.
         teachers: models by name; they are frozen.
     """
 
@@ -79,6 +81,7 @@ class DistillTask:
         config: ConfigDict,
         matcher: Matcher,
         make: Callable[[jax.Array], Any],
+        rules: Rules,
         teachers: Mapping[str, Any],
     ) -> None:
         known = (LABELS, *distances.DISTANCES)
@@ -94,6 +97,7 @@ class DistillTask:
         self.parts = config.accumulate
         self.matcher = matcher
         self.make = make
+        self.rules = rules
         self.frozen = dict(teachers)
         shapes = jax.eval_shape(make, jax.random.key(0))
         self.learner = Learner(config, shapes)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moshijax.errors import UserError
-from moshijax.files import replacing
+from moshijax.system.errors import UserError
+from moshijax.system.files import replacing
 
 
 ENDING = ".npy"

@@ -11,8 +11,9 @@
 
 import sys
 
-from moshijax import stdio
-from moshijax.terminal import hand_over, make_parser
+from moshijax.cli.terminal import make_parser
+from moshijax.system import stdio
+from moshijax.system.launch import hand_over
 
 
 COMMANDS = {

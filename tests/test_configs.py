@@ -9,11 +9,12 @@ import pytest
 from configs import common, distill_imagenet, distill_vision, helium, moshi, moshi_live
 from distill import distances
 from distill.vision import teachers, views
-from moshijax import sharding
-from moshijax.errors import UserError
+from distill.vision.rules import RULES
+from moshijax import shard
 from moshijax.experiments import live
 from moshijax.experiments import lm as experiments_lm
 from moshijax.nn.paths import named_leaves
+from moshijax.system.errors import UserError
 from moshijax.train import loop, optim, program
 from moshijax.train.log import read_metrics
 
@@ -57,11 +58,12 @@ def test_config_is_sound_at_full_size(file, arg):
 @pytest.mark.parametrize("file", MODULES)
 def test_published_models_have_one_rule_and_one_optimizer_each(file):
     config = MODULES[file].get_config()
-    mesh = sharding.make_mesh(dict(data=2, fsdp=4))
+    mesh = shard.make_mesh(dict(data=2, fsdp=4))
     shapes = jax.eval_shape(lambda: teachers.make_model(config.student, jax.random.key(0)))
     optimizer = optim.make(config.optimizers.model, config.num_steps, shapes)
     state = jax.eval_shape(optimizer.init, shapes)
-    assert len(named_leaves(sharding.shard_like(state, mesh))) == 2 * len(named_leaves(shapes)) + 2
+    placed = named_leaves(shard.shard_like(state, mesh, RULES))
+    assert len(placed) == 2 * len(named_leaves(shapes)) + 2
 
 
 @pytest.mark.parametrize("file", MODULES)
@@ -82,15 +84,13 @@ def test_tiny_config_trains_and_resumes(file, tmp_path):
 def test_language_model_config_is_sound_at_full_size(file, arg):
     config = LANGUAGE[file].get_config(arg)
     assert json.loads(config.to_json())["num_steps"] == config.num_steps
-    task = experiments_lm.make(config, sharding.abstract_mesh()).task
+    task = experiments_lm.make(config, shard.abstract_mesh()).task
     state = jax.eval_shape(task.init, jax.random.key(0))
-    mesh = sharding.make_mesh(dict(data=2, fsdp=4))
-    assert (
-        len(named_leaves(sharding.shard_like(state, mesh)))
-        == 3 * len(named_leaves(state.model)) + 2
-    )
+    mesh = shard.make_mesh(dict(data=2, fsdp=4))
+    placed = named_leaves(shard.shard_like(state, mesh, task.rules))
+    assert len(placed) == 3 * len(named_leaves(state.model)) + 2
     # Nothing large is whole on every device.
-    placed = named_leaves(sharding.shard_like(state.model, mesh))
+    placed = named_leaves(shard.shard_like(state.model, mesh, task.rules))
     for name, leaf in named_leaves(state.model).items():
         assert leaf.size < 1e6 or placed[name].num_devices / 2 <= leaf.size / math.prod(
             placed[name].shard_shape(leaf.shape)
@@ -121,14 +121,14 @@ def test_a_live_step_on_a_mesh_is_that_of_one_device(mesh):
     config = moshi_live.get_config("tiny,batch=4")
     config.compute_dtype = "float32"
     config.model.overrides.update(num_heads=8)
-    experiment = live.make(config, sharding.abstract_mesh())
+    experiment = live.make(config, shard.abstract_mesh())
     task, key = experiment.task, jax.random.key(0)
     task.frozen = task.make(key)
     codes = {"codes": jax.random.randint(key, (4, 8), 0, 40)}
     want = []
     for devices in (jax.devices()[:1], jax.devices()):
         shape = mesh if len(devices) > 1 else dict(data=1, tensor=1)
-        placed = program.place(experiment, sharding.make_mesh(shape, devices), config.seed)
+        placed = program.place(experiment, shard.make_mesh(shape, devices), config.seed)
         state = placed.init(key)
         for _ in range(3):
             state, out = placed.update["frame"](state, placed.frozen, codes, key)

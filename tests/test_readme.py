@@ -11,7 +11,7 @@ import wave
 import numpy as np
 import pytest
 
-from moshijax import config_files
+from moshijax.cli import config_files
 from moshijax.convert.lm import save_lm
 from tests.lm_models import random_model
 

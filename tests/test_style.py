@@ -13,16 +13,21 @@ NNX_TRANSFORMS = {"jit", "grad", "value_and_grad", "scan", "vmap", "cond", "rema
 
 # Where what a user typed or a file holds is met; elsewhere functions take what programs give.
 EDGES = re.compile(
-    r"configs/|moshijax/(train|data|export|experiments|preflight|convert)/|moshijax/\w+\.py"
-    r"|moshijax/(codec|lm)/(commands|options|loading)\.py"
+    r"configs/|moshijax/(cli|train|data|experiments|preflight|convert|pod|shard|system)/"
     r"|distill/(vision/)?(checks|classes|evaluat\w+|experiment|quickstart|comparison|sources|folder"
     r"|reader|targets|task|teachers)\.py"
 )
 # What is raised there as ValueError all the same: by a slip in a call, or caught in the same file.
 PURE = {
-    *("convert/lm.py", "convert/lm_forms.py", "convert/lm_lora.py", "convert/lm_names.py"),
-    *("convert/mimi.py", "convert/names.py", "convert/safetensors.py", "data/codes.py"),
-    *("preflight/collectives.py", "sharding.py", "train/values.py", "train/workdir.py"),
+    *(f"convert/lm/{name}.py" for name in ("model", "forms", "lora", "names")),
+    *("convert/mimi/model.py", "convert/mimi/names.py", "convert/safetensors.py", "data/codes.py"),
+    *(
+        "preflight/collectives.py",
+        "shard/placement.py",
+        "shard/rules.py",
+        "train/values.py",
+        "train/workdir.py",
+    ),
 }
 TYPED = re.compile(r"--[a-z]|['\"]config\.|\{(args|path|file|folder|source|workdir|option|flag)\b")
 
@@ -52,6 +57,15 @@ def forbidden_calls(tree):
                 yield node.lineno
             if name == "set_value" or (owner == "nnx" and name in NNX_TRANSFORMS):
                 yield node.lineno
+
+
+def imports(tree):
+    """Names of the modules that a file imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def long_functions(tree):
@@ -84,6 +98,19 @@ def test_module_is_pure_and_short(path):
     assert not [w for w in words if TYPED.search(w)], "a plain error about what a user typed"
     if EDGES.match(name) and name.removeprefix("moshijax/") not in PURE:
         assert not words, "raise UserError for what a user typed or a file holds"
+
+
+def test_a_config_is_data_alone():
+    for path in (ROOT / "configs").glob("*.py"):
+        names = set(imports(ast.parse(path.read_text()))) - {"moshijax.system.errors.UserError"}
+        assert {name.split(".")[0] for name in names} <= {"configs", "ml_collections"}, path
+
+
+def test_only_command_lines_know_flags():
+    for path in SOURCES:
+        if re.match("moshijax/(?!cli/)", path.relative_to(ROOT).as_posix()):
+            names = {"absl.app", "absl.flags", "ml_collections.config_flags"}
+            assert not names & set(imports(ast.parse(path.read_text()))), path
 
 
 def test_rules_catch_what_they_forbid():

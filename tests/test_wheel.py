@@ -41,7 +41,7 @@ def test_a_wheel_has_the_experiments_but_no_package_of_their_name(site):
 def test_the_experiments_of_a_wheel_are_read_from_an_empty_folder(site, tmp_path):
     line = """
 import pathlib
-from moshijax import config_files
+from moshijax.cli import config_files
 folder = config_files.published()
 for path in folder.glob("*.py"):
     if path.stem != "common":

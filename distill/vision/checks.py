@@ -8,7 +8,7 @@ from distill.vision import teachers, views
 from distill.vision.data import EvalBatches, TrainBatches
 from distill.vision.reader import ON_CORRUPT, Reader
 from distill.vision.sources import Source
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from moshijax.train import settings
 
 

@@ -12,8 +12,8 @@ from absl import logging
 
 from distill.vision.folder import LISTED
 from distill.vision.sources import Source
-from moshijax import hosts
-from moshijax.errors import UserError
+from moshijax.pod import hosts
+from moshijax.system.errors import UserError
 from moshijax.train.workdir import is_claimed, write_text
 
 

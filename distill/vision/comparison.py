@@ -26,10 +26,10 @@ from distill.matching import LABELS
 from distill.vision.experiment import model_views, train_batches
 from distill.vision.matcher import mixed_images
 from distill.vision.sources import load
-from moshijax import config_files
-from moshijax.commands import run_command
-from moshijax.errors import UserError
-from moshijax.paths import local_path
+from moshijax.cli import config_files
+from moshijax.cli.flags import run_command
+from moshijax.system.errors import UserError
+from moshijax.system.paths import local_path
 
 
 CONFIG = "configs/distill_vision.py"

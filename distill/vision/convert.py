@@ -17,8 +17,8 @@ import numpy as np
 from distill import npz
 from distill.npz import Header
 from distill.vision.resnet import ResNet
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.system.errors import UserError
 
 
 LAYOUTS = ("bit", "big_vision")

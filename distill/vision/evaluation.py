@@ -16,11 +16,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from distill.vision import convert, experiment, teachers
-from moshijax import interrupts, libtpu, sharding
-from moshijax.commands import run_command
-from moshijax.errors import UserError
-from moshijax.files import check_output
-from moshijax.paths import local_path
+from distill.vision.rules import RULES
+from moshijax import shard
+from moshijax.cli.flags import run_command
+from moshijax.pod import interrupts
+from moshijax.system import libtpu
+from moshijax.system.errors import UserError
+from moshijax.system.files import check_output
+from moshijax.system.paths import local_path
 from moshijax.train import evaluators
 from moshijax.train.evaluators import sums_over
 from moshijax.train.learner import State
@@ -44,10 +47,10 @@ def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> di
     if not with_teachers:
         config.teachers = {}
         config.loss.distance = "labels"
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = shard.make_mesh(config.mesh)
     parts = experiment.prepare(config, mesh, train=False)
     model = teachers.load_model(config.student, config.seed)
-    state = State(sharding.place(model, mesh), None, None)
+    state = State(shard.place(model, mesh, RULES), None, None)
     sets = sums_over(parts.fidelity, parts.sets, mesh)
     key = jax.random.key(config.seed)
     return evaluators.numbers(evaluators.evaluate(sets, state, parts.task.frozen, key, mesh))

@@ -15,10 +15,11 @@ from distill.vision.data import EvalBatches, view_keys
 from distill.vision.lessons import KIND, Lessons, eval_batches, model_views, train_batches
 from distill.vision.matcher import VisionMatcher
 from distill.vision.measure import Fidelity
+from distill.vision.rules import RULES
 from distill.vision.sources import Renumbered, Source, load
-from moshijax import sharding
-from moshijax.errors import UserError
+from moshijax import shard
 from moshijax.nn.paths import named_leaves
+from moshijax.system.errors import UserError
 from moshijax.train.evaluators import sums_over
 from moshijax.train.task import AnyMesh, Experiment
 
@@ -103,7 +104,7 @@ def prepare(config: ConfigDict, mesh: Mesh, train: bool = True) -> Parts:
     opened = [train_batches(config, source, student)] if train and source is not None else []
     checks.check_readable(config, [*opened, *sets.values()])
     loaded = {n: teachers.load_model(spec, config.seed) for n, spec in config.teachers.items()}
-    frozen = sharding.place(loaded, mesh)
+    frozen = shard.place(loaded, mesh, RULES)
     task = _make_task(config, frozen, labelled and train)
     measured = Fidelity(VisionMatcher(next(iter(sets.values())).keys), config.loss.combine)
     return Parts(names, task, measured, source if train else None, sets)
@@ -120,7 +121,7 @@ def _make_task(config: ConfigDict, frozen: dict[str, Any], labelled: bool) -> Di
     keys = view_keys(views.design_of(config.view), student | taught)
     matcher = VisionMatcher(keys, config.loss.label_smoothing, labelled)
     make = functools.partial(teachers.make_model, config.student)
-    return DistillTask(config, matcher, make, frozen)
+    return DistillTask(config, matcher, make, RULES, frozen)
 
 
 def _shapes_of_teachers(config: ConfigDict) -> dict[str, Any]:

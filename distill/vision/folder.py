@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}

@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8
 
 from distill.vision import header, jpeg, png
 from distill.vision.header import JPEG, PNG
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 MAX_PIXELS = 100_000_000  # 10,000 by 10,000; as floats they take 1.2 GB a thread

@@ -12,7 +12,7 @@ from distill.matching import LABELS
 from distill.vision import classes, targets, views
 from distill.vision.data import EvalBatches, TrainBatches
 from distill.vision.sources import Source
-from moshijax import sharding
+from moshijax import shard
 
 
 KIND = "images"
@@ -51,7 +51,7 @@ def eval_batches(
         source,
         models,
         crop=crop,
-        batch_size=sharding.fill_up(config.evaluation.batch_size, mesh),
+        batch_size=shard.fill_up(config.evaluation.batch_size, mesh),
         on_corrupt=data.on_corrupt,
         margin=config.evaluation.margin,
         seed=config.seed,
@@ -126,14 +126,14 @@ def _batches(
         ask = targets.make_ask(frozen, data.keys, mesh)
         path = workdir / "fixed_targets.npz"
         draws = config.fixed_draws or design.ensemble
-        rows = sharding.local_rows(data.batch_size, mesh)
+        rows = shard.local_rows(data.batch_size, mesh)
         table = targets.fixed_table(path, facts | {"draws": draws}, data, ask, draws, rows)
         return targets.FixedTargets(train_batches(config, source, student), table)
     path = pathlib.Path(config.cache.folder).expanduser()
     batches = train_batches(config, source, student)
     cached = targets.CachedTargets(cache.Plans(path, facts, config.cache.num_plans), batches)
     teaching = train_batches(config, source, taught)
-    rows = sharding.local_rows(config.batch_size, mesh)
+    rows = shard.local_rows(config.batch_size, mesh)
     cached.fill(teaching, targets.make_ask(frozen, teaching.keys, mesh), rows)
     return cached
 

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from distill.vision import images
 from distill.vision.sources import Row, Source
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 ON_CORRUPT = ("skip", "stop")

@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 
 from distill.vision import folder
 from distill.vision.folder import LISTED, PREFIX, Picture
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 SAMPLE = "fashion_mnist_sample"

@@ -20,7 +20,8 @@ from distill import cache
 from distill.vision import views
 from distill.vision.data import EvalBatches, TrainBatches
 from distill.vision.matcher import mixed_images
-from moshijax import hosts, sharding
+from moshijax import shard
+from moshijax.pod import hosts
 
 
 VERSION = 2  # of what the files hold and how it is computed
@@ -141,6 +142,6 @@ def make_ask(teachers: Mapping[str, Any], keys: Mapping[str, str], mesh: Mesh) -
         return batch | {"images": {}, "logits": logits}
 
     def ask(batch: Any, batch_size: int) -> dict[str, Any]:
-        return jax.device_get(answer(teachers, sharding.to_mesh(batch, batch_size, mesh)))
+        return jax.device_get(answer(teachers, shard.to_mesh(batch, batch_size, mesh)))
 
     return ask

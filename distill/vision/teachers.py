@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from distill.vision.convert import load_npz
 from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.system.errors import UserError
 from moshijax.train.checkpoints import load_parameters
 
 

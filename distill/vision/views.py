@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int64, UInt8
 
 from distill.vision import crops
 from moshijax.data.order import Purpose, Stream
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 class View(NamedTuple):

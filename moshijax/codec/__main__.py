@@ -1,11 +1,11 @@
-"""Runs the command line of `commands.py`."""
+"""Runs the command line of `cli/codec.py`."""
 
-from moshijax.terminal import launch
+from moshijax.system.launch import launch
 
 
 def run() -> None:
     """The command line."""
-    launch("moshijax.codec.commands:main", "moshijax.codec: interrupted; nothing was written")
+    launch("moshijax.cli.codec:main", "moshijax.codec: interrupted; nothing was written")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 MAX_BYTES = 1 << 20  # of a file; a true one has a few thousand

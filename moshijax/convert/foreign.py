@@ -2,7 +2,7 @@
 
 import pathlib
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".th")

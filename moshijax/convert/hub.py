@@ -11,7 +11,7 @@ import re
 import urllib.parse
 from typing import NamedTuple
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 NAME = re.compile(

@@ -1,7 +1,7 @@
 """Which model a `config.json` is of: each kind is recognised, and all else is refused."""
 
 from moshijax.convert.fields import Fields, as_json
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 MOSHI = "a language model of Moshi's family"

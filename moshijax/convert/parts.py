@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 from moshijax.convert.safetensors import Lazy, write_safetensors
-from moshijax.files import replacing
+from moshijax.system.files import replacing
 
 
 GB = 10**9

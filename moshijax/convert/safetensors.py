@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from moshijax.convert.foreign import refuse_foreign, refuse_unfinished
-from moshijax.errors import UserError
-from moshijax.files import replacing
+from moshijax.system.errors import UserError
+from moshijax.system.files import replacing
 
 
 DTYPES: dict[str, np.dtype] = {

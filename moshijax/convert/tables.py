@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moshijax.convert.names import Entry
 from moshijax.convert.safetensors import Lazy, brief
+from moshijax.convert.transforms import Entry
 from moshijax.convert.values import check_finite
 from moshijax.convert.weights import Weights
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from moshijax.convert.safetensors import brief
 from moshijax.convert.weights import Weights
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 CHUNK = 1 << 18  # numbers: they stay in the cache for the second pass

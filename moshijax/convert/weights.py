@@ -17,7 +17,7 @@ from moshijax.convert.fields import read_fields
 from moshijax.convert.foreign import PICKLES, refuse_pickle
 from moshijax.convert.hub import HubName
 from moshijax.convert.safetensors import Entry, Safetensors, brief
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 INDEX = ".index.json"

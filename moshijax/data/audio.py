@@ -18,7 +18,7 @@ from absl import logging
 
 from moshijax.data.decode import DecodeError, Frame, Header, Part, find_parts
 from moshijax.data.joined import promised_size
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz; beyond them a header is damaged rather than unusual

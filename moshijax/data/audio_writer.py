@@ -12,9 +12,9 @@ from typing import IO, BinaryIO, cast
 import numpy as np
 import soundfile
 
-from moshijax import files
-from moshijax.errors import UserError
-from moshijax.files import replacing
+from moshijax.system import files
+from moshijax.system.errors import UserError
+from moshijax.system.files import replacing
 
 
 LIMIT = (1 << 32) - (1 << 20)  # bytes of samples in a file whose header counts them in 32 bits

@@ -11,9 +11,9 @@ import zlib
 import numpy as np
 from jaxtyping import Int
 
-from moshijax import files
-from moshijax.errors import UserError
-from moshijax.files import replacing
+from moshijax.system import files
+from moshijax.system.errors import UserError
+from moshijax.system.files import replacing
 
 
 # A small file may unpack to a thousand times its size. A month of 8 codebooks fits.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from moshijax.data.batches import Batch, TrainData
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 class Mix:

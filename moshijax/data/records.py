@@ -10,8 +10,8 @@ import math
 import numpy as np
 from jaxtyping import Int
 
-from moshijax.errors import UserError
 from moshijax.lm.config import ZERO, MoshiConfig
+from moshijax.system.errors import UserError
 
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -21,10 +21,10 @@ from jaxtyping import Int
 
 from moshijax.data.order import Purpose, Stream, shuffled
 from moshijax.data.records import decode, encode
-from moshijax.errors import UserError
-from moshijax.files import replacing
 from moshijax.lm.config import ZERO, MoshiConfig
-from moshijax.paths import local_path
+from moshijax.system.errors import UserError
+from moshijax.system.files import replacing
+from moshijax.system.paths import local_path
 
 
 MOST_MADE = 10**8  # A shuffling is a table of all rows.

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from moshijax.lm.generate import LiveState, Settings, init_state, step
 from moshijax.lm.moshi import Moshi, cast
+from moshijax.lm.rules import RULES
 from moshijax.nn.transformer import unstack
 from moshijax.train import settings
 from moshijax.train.lm import frame_flops, model_config
@@ -30,6 +31,7 @@ class LiveTask:
     begin = None  # Nothing is initialised by data.
 
     def __init__(self, config: ConfigDict) -> None:
+        self.rules = RULES
         self.model_config = model_config(config.model)
         self.dtype = settings.dtype(config.compute_dtype, "compute_dtype")
         self.rows = settings.whole(config.batch_size, "batch_size", 1)

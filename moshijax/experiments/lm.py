@@ -13,17 +13,19 @@ from absl import logging
 from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
-from moshijax import hosts, sharding
+from moshijax import shard
 from moshijax.convert.lm import abstract_lm, load_lm, save_lm
-from moshijax.convert.lm_config import to_moshi
+from moshijax.convert.lm.config import to_moshi
 from moshijax.convert.tables import few
 from moshijax.data import windows
-from moshijax.errors import UserError
-from moshijax.files import replacing
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.moshi import keeps_type
+from moshijax.lm.rules import RULES
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.transformer import REMAT
+from moshijax.pod import hosts
+from moshijax.system.errors import UserError
+from moshijax.system.files import replacing
 from moshijax.train import settings
 from moshijax.train.checkpoints import load_parameters
 from moshijax.train.evaluators import Evaluator, sums_over
@@ -78,7 +80,7 @@ def make(config: ConfigDict, mesh: AnyMesh) -> Experiment:
 
 def _evaluators(config: ConfigDict, task: LMTask, mesh: Mesh) -> dict[str, Evaluator]:
     """One for each set of windows; what does not fill a batch of the mesh is masked."""
-    rows, length = sharding.fill_up(config.evaluation.batch_size, mesh), config.data.length
+    rows, length = shard.fill_up(config.evaluation.batch_size, mesh), config.data.length
     model = task.model_config
     sets = {
         name: windows.EvalWindows(
@@ -104,7 +106,7 @@ def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[st
         return {}
     folder = pathlib.Path(spec.load)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        leaves = load_parameters(spec.load, mesh)
+        leaves = load_parameters(spec.load, mesh, RULES)
     else:
         source = config if spec.load_preset is None else preset_of(spec, "load_preset")
         leaves = named_leaves(load_lm(spec.load, source, dtype=jnp.float32, mesh=mesh))

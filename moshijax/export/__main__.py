@@ -1,11 +1,11 @@
-"""Runs the command line of `commands.py`."""
+"""Runs the command line of `cli/export.py`."""
 
-from moshijax.terminal import launch
+from moshijax.system.launch import launch
 
 
 def run() -> None:
     """The command line."""
-    launch("moshijax.export.commands:main", "moshijax.export: interrupted; nothing was written")
+    launch("moshijax.cli.export:main", "moshijax.export: interrupted; nothing was written")
 
 
 if __name__ == "__main__":

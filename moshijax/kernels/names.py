@@ -4,6 +4,6 @@
 ATTENDED = "attended"  # the output of attention
 RESIDUALS = "attention_residuals"  # what the splash kernel keeps for its gradient
 
-# Axes of the mesh, as sharding.py has them.
+# Axes of the mesh, as `shard/mesh.py` has them.
 ROWS = ("data", "fsdp")  # split a batch
 HEADS = "tensor"  # splits the heads of attention

@@ -14,9 +14,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from moshijax.errors import UserError
 from moshijax.lm.config import ConditionConfig, MoshiConfig
 from moshijax.nn.linear import Linear
+from moshijax.system.errors import UserError
 
 
 class Values(NamedTuple):

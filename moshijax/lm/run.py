@@ -1,12 +1,12 @@
-"""Runs the command line of `commands.py`."""
+"""Runs the command line of `cli/lm.py`."""
 
-from moshijax.terminal import launch
+from moshijax.system.launch import launch
 
 
 def run() -> None:
     """The command line."""
     # On a line of its own: there may be text on the last.
-    launch("moshijax.lm.commands:main", "\nmoshijax.lm.run: interrupted; no sound was written")
+    launch("moshijax.cli.lm:main", "\nmoshijax.lm.run: interrupted; no sound was written")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Runs the command line of `commands.py`."""
+"""Runs the command line of `cli/preflight.py`."""
 
-from moshijax.terminal import launch
+from moshijax.system.launch import launch
 
 
 def run() -> None:
     """The command line."""
-    launch("moshijax.preflight.commands:run", "preflight: interrupted")
+    launch("moshijax.cli.preflight:run", "preflight: interrupted")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from moshijax import sharding
+from moshijax import shard
 from moshijax.preflight import collectives, estimate, memory, topology, work
 from moshijax.preflight.compile import EXCEEDS, FAILED, FITS, Outcome, compile_for
 from moshijax.train import flops, program, settings
@@ -96,8 +96,8 @@ def examine(
     kind = next(iter(planned.batches)) if kind is None else kind
     mesh, reason = _mesh(slice_, sizes)
     placed = program.place(planned, mesh, config.seed, config.vmem_kib)
-    state = sharding.shaped(placed.shapes, placed.shardings)
-    batch = sharding.batch_shapes(planned.batches[kind], mesh)
+    state = shard.shaped(placed.shapes, placed.shardings)
+    batch = shard.batch_shapes(planned.batches[kind], mesh)
     key = jax.eval_shape(jax.random.key, 0)
     if reason:  # Nothing can be placed on a mesh of no devices.
         update = functools.partial(planned.task.update, kind)
@@ -159,17 +159,17 @@ def check(config: ConfigDict, slice_: topology.Topology) -> dict[str, int]:
         UserError: it, or what is split over it, does not fit the slice.
     """
     settings.check(config)
-    sizes = sharding.mesh_sizes(config.mesh, slice_.size)
-    sharding.check_batch_size(config.batch_size, sharding.abstract_mesh(sizes), config.accumulate)
+    sizes = shard.mesh_sizes(config.mesh, slice_.size)
+    shard.check_batch_size(config.batch_size, shard.abstract_mesh(sizes), config.accumulate)
     return sizes
 
 
 def plan(config: ConfigDict, sizes: Mapping[str, int]) -> Experiment:
     """The experiment of a config, told by shapes alone; what its batches are is checked too."""
-    mesh = sharding.abstract_mesh(sizes)
+    mesh = shard.abstract_mesh(sizes)
     planned = find(config)(config, mesh)
     for kind in planned.batches:
-        sharding.check_batch_size(planned.num_rows(kind), mesh, name=f"batch of {kind}")
+        shard.check_batch_size(planned.num_rows(kind), mesh, name=f"batch of {kind}")
     return planned
 
 
@@ -189,9 +189,9 @@ def _mesh(slice_: topology.Topology, sizes: Mapping[str, int]) -> tuple[Any, str
     """A mesh over the slice; where libtpu does not know it an abstract one, and why."""
     topology.check_libtpu()
     try:
-        return sharding.make_mesh(sizes, topology.devices(slice_)), ""
+        return shard.make_mesh(sizes, topology.devices(slice_)), ""
     except topology.UnknownSliceError as error:
-        return sharding.abstract_mesh(sizes), str(error)
+        return shard.abstract_mesh(sizes), str(error)
 
 
 def _flops(jaxpr: Any, own: float | None) -> estimate.Flops:

@@ -6,15 +6,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from moshijax import sharding
-from moshijax.errors import UserError
+from moshijax import shard
 from moshijax.preflight import tables
 from moshijax.preflight.examine import Report, changed, examine, read
 from moshijax.preflight.topology import Topology
+from moshijax.system.errors import UserError
 from moshijax.train.task import find
 
 
-TENSOR = tuple(n for n in (1, 2, 4, 8) if n <= sharding.WIDEST_TENSOR)
+TENSOR = tuple(n for n in (1, 2, 4, 8) if n <= shard.WIDEST_TENSOR)
 
 
 def fit(
@@ -77,7 +77,7 @@ def fit(
 
 def choices_of(config: ConfigDict) -> Mapping[str, Sequence[Any]]:
     """What may be chosen for a config without changing what is learned."""
-    return find(config)(config, sharding.abstract_mesh()).choices
+    return find(config)(config, shard.abstract_mesh()).choices
 
 
 def _leanest_needed(
@@ -120,7 +120,7 @@ def candidates(config: ConfigDict, slice_: Topology) -> list[dict[str, Any]]:
         UserError: there is none.
     """
     found = []
-    own = sharding.mesh_sizes(_divisible(config, slice_), slice_.size)
+    own = shard.mesh_sizes(_divisible(config, slice_), slice_.size)
     for sizes in [own, *_splits(slice_.size)]:
         rows = sizes["data"] * sizes["fsdp"]
         if config.batch_size % rows == 0 and sizes not in found:
@@ -137,7 +137,7 @@ def candidates(config: ConfigDict, slice_: Topology) -> list[dict[str, Any]]:
 def _divisible(config: ConfigDict, slice_: Topology) -> dict[str, int]:
     """The config's mesh if it fits the slice, else one split over all chips."""
     try:
-        return sharding.mesh_sizes(config.mesh, slice_.size)
+        return shard.mesh_sizes(config.mesh, slice_.size)
     except UserError:
         return {"data": 1, "fsdp": -1}
 

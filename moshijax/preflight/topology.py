@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from moshijax import libtpu
-from moshijax.errors import UserError
+from moshijax.system import libtpu
+from moshijax.system.errors import UserError
 from moshijax.train.chips import CHIPS, Chip
 
 

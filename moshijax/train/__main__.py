@@ -6,13 +6,13 @@ Switches follow the config's colon; single keys are changed by `--config.batch_s
 The same command resumes a run that was stopped, and says so when it is done.
 """
 
-from moshijax.terminal import launch
+from moshijax.system.launch import launch
 
 
 def run() -> None:
     """The command line."""
     program = "moshijax.train"
-    launch("moshijax.commands:run_experiment", f"{program}: interrupted", program, __doc__ or "")
+    launch("moshijax.cli.flags:run_experiment", f"{program}: interrupted", program, __doc__ or "")
 
 
 if __name__ == "__main__":

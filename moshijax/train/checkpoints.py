@@ -19,11 +19,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import Mesh
 
-from moshijax import hosts
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.paths import local_path, plain_path
-from moshijax.sharding import shaped
+from moshijax.pod import hosts
+from moshijax.shard import Rules, shaped
+from moshijax.system.errors import UserError
+from moshijax.system.paths import local_path, plain_path
 from moshijax.train import intact, restore
 from moshijax.train.intact import Damaged
 
@@ -213,7 +213,9 @@ def _remove(folder: pathlib.Path) -> None:
     shutil.rmtree(old)
 
 
-def load_leaves(workdir: str, prefix: str, mesh: Mesh | None = None) -> dict[str, Any]:
+def load_leaves(
+    workdir: str, prefix: str, mesh: Mesh | None = None, rules: Rules = ()
+) -> dict[str, Any]:
     """The arrays under `prefix/` of a run's newest checkpoint, by the rest of their name.
 
     With a mesh each process reads its part of them onto it.
@@ -222,7 +224,7 @@ def load_leaves(workdir: str, prefix: str, mesh: Mesh | None = None) -> dict[str
         UserError: the directory has no checkpoint, or the newest is damaged.
     """
     with newest(workdir) as folder:
-        return restore.part(folder, f"{prefix}/", mesh)
+        return restore.part(folder, f"{prefix}/", mesh, rules)
 
 
 def parameters_of(folder: pathlib.Path) -> str:
@@ -230,14 +232,14 @@ def parameters_of(folder: pathlib.Path) -> str:
     return "average" if restore.names(folder, "average/") else "model"
 
 
-def load_parameters(workdir: str, mesh: Mesh | None = None) -> dict[str, Any]:
+def load_parameters(workdir: str, mesh: Mesh | None = None, rules: Rules = ()) -> dict[str, Any]:
     """The parameters of a run's newest checkpoint by name: their average, if it has one.
 
     Raises:
         UserError: the directory has no checkpoint, or the newest is damaged.
     """
     with newest(workdir) as folder:
-        return restore.part(folder, f"{parameters_of(folder)}/", mesh)
+        return restore.part(folder, f"{parameters_of(folder)}/", mesh, rules)
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from moshijax import sharding
+from moshijax import shard
 from moshijax.data.batches import EvalData
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from moshijax.train.feed import read_ahead
 from moshijax.train.program import within
 from moshijax.train.task import AnyMesh, Evaluator, Tree
@@ -44,18 +44,18 @@ class SetSums:
         """Yields the metrics of the whole set."""
         del key
         data, sums = self.data, None
-        rows = sharding.local_rows(data.batch_size, mesh)
+        rows = shard.local_rows(data.batch_size, mesh)
         ahead = read_ahead(lambda i: data.batch(i, rows), 0, data.num_batches - 1, 2)
         with closing(ahead) as batches:
             for batch in batches:
-                placed = sharding.to_mesh(batch, data.batch_size, mesh)
+                placed = shard.to_mesh(batch, data.batch_size, mesh)
                 new = self.measure(state, frozen, placed)
                 sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
         yield from self.task.summarize(jax.device_get(sums)).items()
 
 
 def sums_over(task: Summing, sets: Mapping[str, EvalData], mesh: AnyMesh) -> dict[str, Evaluator]:
-    """An evaluator for each set, whose batches divide among the devices (`sharding.fill_up`)."""
+    """An evaluator for each set, whose batches divide among the devices (`shard.fill_up`)."""
     whole = NamedSharding(mesh, P())  # Every process can read what is reported.
     measure = jax.jit(within(mesh, task.evaluate), out_shardings=whole)
     return {name: SetSums(task, measure, data) for name, data in sets.items()}

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from moshijax.errors import UserError
 from moshijax.lm.config import ConditionConfig, DepthConfig, MoshiConfig
 from moshijax.lm.losses import (
     FORMS,
@@ -26,8 +25,10 @@ from moshijax.lm.losses import (
 )
 from moshijax.lm.moshi import Moshi, cast
 from moshijax.lm.presets import PRESETS
+from moshijax.lm.rules import RULES
 from moshijax.nn.attention import KERNELS
 from moshijax.nn.transformer import REMAT
+from moshijax.system.errors import UserError
 from moshijax.train import optim, settings
 from moshijax.train.learner import Learner, State, averaged
 
@@ -52,6 +53,7 @@ class LMTask:
     begin = None  # Nothing is initialised by data.
 
     def __init__(self, config: ConfigDict) -> None:
+        self.rules = RULES
         self.frozen: dict[str, Any] = {}
         self.model_config = model_config(config.model)
         if self.model_config.conditions or self.model_config.two_texts:

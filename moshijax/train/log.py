@@ -14,8 +14,8 @@ from typing import Any
 
 import tqdm
 
-from moshijax import hosts
-from moshijax.files import unwritable
+from moshijax.pod import hosts
+from moshijax.system.files import unwritable
 from moshijax.train import values as samples
 from moshijax.train.board import Board
 from moshijax.train.values import Figure, Sound, Value

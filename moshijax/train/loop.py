@@ -12,10 +12,11 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from moshijax import hosts, interrupts, sharding
+from moshijax import shard
 from moshijax.data.batches import TrainData
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.pod import hosts, interrupts
+from moshijax.system.errors import UserError
 from moshijax.train import flops, notes, settings, workdir
 from moshijax.train.checkpoints import Checkpoints, find_steps
 from moshijax.train.evaluators import evaluate
@@ -77,7 +78,7 @@ class Run:
         self.given = given  # What the first state begins with, if it was read.
         self.key = jax.random.key(config.seed)
         self.num_rows = {kind: experiment.num_rows(kind) for kind in experiment.batches}
-        self.rows = {k: sharding.local_rows(n, mesh) for k, n in self.num_rows.items()}
+        self.rows = {k: shard.local_rows(n, mesh) for k, n in self.num_rows.items()}
         self.folder, self.claimed = folder, False
         self.trace = Trace(config.profile, config.num_steps, folder)
         self.order = DataOrder(folder)
@@ -107,7 +108,7 @@ class Run:
             given = self.experiment.initial()
         state = self.program.init(self.key)
         leaves = named_leaves(state)
-        placed = {n: sharding.put(x, leaves[n].sharding) for n, x in given.items()}
+        placed = {n: shard.put(x, leaves[n].sharding) for n, x in given.items()}
         state = with_leaves(state, leaves | placed)
         if self.program.begin is None:
             return state
@@ -121,7 +122,7 @@ class Run:
 
     def to_mesh(self, kind: str, batch: Tree) -> Tree:
         """The global batch of what every process has read."""
-        return sharding.to_mesh(batch, self.num_rows[kind], self.mesh)
+        return shard.to_mesh(batch, self.num_rows[kind], self.mesh)
 
     def batches(self, first: int) -> Generator[tuple[str, Tree]]:
         """Kind and batch of every step from `first` on, on the mesh."""
@@ -253,8 +254,8 @@ def train(
         Stopped: SIGTERM or SIGINT came to any of the run's processes; the state is saved.
     """
     settings.check(config)
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.batch_size, mesh)
+    mesh = shard.make_mesh(config.mesh)
+    shard.check_batch_size(config.batch_size, mesh)
     path = workdir.check(folder, config)
     experiment = make(config, mesh)
     train_data = experiment.train_data
@@ -263,7 +264,7 @@ def train(
             f"config.experiment: {config.experiment!r} is for preflight: nothing trains."
         )
     for kind in experiment.batches:
-        sharding.check_batch_size(experiment.num_rows(kind), mesh, name=f"batch of {kind}")
+        shard.check_batch_size(experiment.num_rows(kind), mesh, name=f"batch of {kind}")
     # Before anything is compiled: it may be no file.
     given = None if find_steps(path / "checkpoints") else experiment.initial()
     with ExitStack() as open_:

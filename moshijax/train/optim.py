@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves, with_leaves
-from moshijax.sharding import match_one
+from moshijax.shard import match_one
+from moshijax.system.errors import UserError
 from moshijax.train import settings
 
 

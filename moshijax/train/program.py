@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from moshijax import sharding
+from moshijax import shard
 from moshijax.train import chips
 from moshijax.train.task import AnyMesh, Experiment, Metrics, Tree
 
@@ -18,6 +18,7 @@ class Program(NamedTuple):
     """An experiment on a mesh."""
 
     mesh: AnyMesh
+    rules: shard.Rules
     shapes: Tree
     shardings: Tree
     frozen: Tree
@@ -27,7 +28,9 @@ class Program(NamedTuple):
 
     def undivided(self) -> list[str]:
         """What of the model, its moments alike, and of the frozen arrays the mesh leaves whole."""
-        return sharding.undivided({"model": self.shapes[0], "frozen": self.frozen}, self.mesh)
+        return shard.undivided(
+            {"model": self.shapes[0], "frozen": self.frozen}, self.mesh, self.rules
+        )
 
 
 def place(experiment: Experiment, mesh: AnyMesh, seed: int, vmem_kib: int = 0) -> Program:
@@ -41,7 +44,7 @@ def place(experiment: Experiment, mesh: AnyMesh, seed: int, vmem_kib: int = 0) -
     """
     task = experiment.task
     shapes = jax.eval_shape(task.init, jax.random.key(seed))
-    shardings = sharding.shard_like(shapes, mesh)
+    shardings = shard.shard_like(shapes, mesh, task.rules)
     device = None if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0]
     whole = NamedSharding(mesh, P())  # Every process can read what is reported.
     options = compiler_options(device, vmem_kib)
@@ -58,9 +61,10 @@ def place(experiment: Experiment, mesh: AnyMesh, seed: int, vmem_kib: int = 0) -
         begin = jax.jit(within(mesh, task.begin), donate_argnums=0, out_shardings=shardings)
     return Program(
         mesh=mesh,
+        rules=task.rules,
         shapes=shapes,
         shardings=shardings,
-        frozen=sharding.place(task.frozen, mesh),
+        frozen=shard.place(task.frozen, mesh, task.rules),
         init=jax.jit(task.init, out_shardings=shardings),
         begin=begin,
         update={kind: compiled(kind) for kind in experiment.batches},

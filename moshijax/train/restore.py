@@ -11,8 +11,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
-from moshijax.errors import UserError
-from moshijax.sharding import parameter_spec
+from moshijax.shard import Rules, parameter_spec
+from moshijax.system.errors import UserError
 from moshijax.train import intact
 
 
@@ -63,7 +63,7 @@ def _read(folder: pathlib.Path, handler: Any, args: Any) -> dict[str, Any]:
         raise
 
 
-def part(folder: pathlib.Path, prefix: str, mesh: Mesh | None) -> dict[str, Any]:
+def part(folder: pathlib.Path, prefix: str, mesh: Mesh | None, rules: Rules) -> dict[str, Any]:
     """The arrays of a checkpoint whose names begin so, by the rest of their name.
 
     Raises:
@@ -72,7 +72,7 @@ def part(folder: pathlib.Path, prefix: str, mesh: Mesh | None) -> dict[str, Any]
     record = intact.read_record(folder)
     intact.check_index(folder, record or ())
     shapes = {n: s for n, s in _shapes(folder, record).items() if n.startswith(prefix)}
-    leaves = _read_some(folder, shapes, record, mesh)
+    leaves = _read_some(folder, shapes, record, mesh, rules)
     return {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
 
 
@@ -92,7 +92,7 @@ def one_by_one(folder: pathlib.Path, prefix: str) -> Iterator[tuple[str, jax.Arr
     intact.check_index(folder, record or ())
     for name, shape in sorted(_shapes(folder, record).items()):
         if name.startswith(prefix):
-            leaf = _read_some(folder, {name: shape}, record, None)[name]
+            leaf = _read_some(folder, {name: shape}, record, None, ())[name]
             yield name.removeprefix(prefix), leaf
 
 
@@ -101,10 +101,11 @@ def _read_some(
     shapes: Mapping[str, tuple[int, ...]],
     record: intact.Record | None,
     mesh: Mesh | None,
+    rules: Rules,
 ) -> dict[str, jax.Array]:
     args = ocp.args.PyTreeRestore(
         item=dict.fromkeys(shapes, 0),
-        restore_args={name: _target(name, shape, mesh) for name, shape in shapes.items()},
+        restore_args={name: _target(name, shape, mesh, rules) for name, shape in shapes.items()},
         partial_restore=True,
     )
     found = _read(folder, ocp.PyTreeCheckpointHandler, args)
@@ -122,8 +123,10 @@ def _shapes(folder: pathlib.Path, record: intact.Record | None) -> dict[str, tup
     return {name: array.shape for name, array in described.items()}
 
 
-def _target(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> ocp.RestoreArgs:
+def _target(name: str, shape: tuple[int, ...], mesh: Mesh | None, rules: Rules) -> ocp.RestoreArgs:
     """Where an array goes: to the host unless told, for its devices of old may not be here."""
     if mesh is None:
         return ocp.RestoreArgs(restore_type=np.ndarray)
-    return ocp.ArrayRestoreArgs(sharding=NamedSharding(mesh, parameter_spec(name, shape, mesh)))
+    return ocp.ArrayRestoreArgs(
+        sharding=NamedSharding(mesh, parameter_spec(name, shape, mesh, rules))
+    )

@@ -11,8 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from moshijax.errors import UserError
-from moshijax.paths import local_path
+from moshijax.system.errors import UserError
+from moshijax.system.paths import local_path
 
 
 DTYPES = ("float32", "bfloat16", "float16")

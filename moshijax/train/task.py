@@ -15,7 +15,8 @@ from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from moshijax.data.batches import TrainData
-from moshijax.errors import UserError
+from moshijax.shard import Rules
+from moshijax.system.errors import UserError
 from moshijax.train.values import Value
 
 
@@ -33,6 +34,7 @@ class Task(Protocol):
     None) their average over the steps; what else it holds is the task's own.
     """
 
+    rules: Rules  # Where each parameter lives on the mesh: its models' rows, joined.
     frozen: Tree  # Arguments of every step, never saved: a teacher, a codec.
     # begin(state, frozen, batch, key) -> state, once before the first step with its batch, for
     # what data initialise (codebooks by k-means); None where there is nothing of the kind.

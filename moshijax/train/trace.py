@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 def parse_steps(text: str, num_steps: int) -> range:

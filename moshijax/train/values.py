@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from moshijax.data.audio_writer import writing
-from moshijax.errors import UserError
-from moshijax.files import replacing, unwritable
 from moshijax.report.pictures import png_bytes
+from moshijax.system.errors import UserError
+from moshijax.system.files import replacing, unwritable
 
 
 FOLDER = "samples"

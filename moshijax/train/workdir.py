@@ -18,10 +18,10 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from moshijax import hosts
-from moshijax.errors import UserError
-from moshijax.files import check_output, replacing, unwritable
-from moshijax.paths import local_path
+from moshijax.pod import hosts
+from moshijax.system.errors import UserError
+from moshijax.system.files import check_output, replacing, unwritable
+from moshijax.system.paths import local_path
 
 
 # Keys that are free to change between starts: what is logged, kept, evaluated and tried again,

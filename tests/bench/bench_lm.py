@@ -50,8 +50,8 @@ def jax_run(preset, batch, said, int8=False):
     import jax
     import jax.numpy as jnp
 
+    from moshijax.live.step import make_step
     from moshijax.lm.generate import Settings, init_state
-    from moshijax.lm.live import make_step
 
     model = random_model(preset)
     if int8:

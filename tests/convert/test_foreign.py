@@ -5,7 +5,7 @@ import pytest
 
 from moshijax.convert.safetensors import Safetensors
 from moshijax.convert.weights import open_weights
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from tests.convert.test_weights import ARRAYS, write
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from moshijax.convert.safetensors import DTYPES
 from moshijax.convert.weights import open_weights
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from tests.convert.test_weights import INDEX, PARTS, cut, write
 
 

@@ -12,7 +12,7 @@ from huggingface_hub.utils import _http
 
 from moshijax.convert.hub import HubName, locate, parse
 from moshijax.convert.weights import CODEC, find_beside, open_weights
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from tests.convert.hub_server import COMMIT, serving
 from tests.convert.test_weights import ARRAYS, INDEX, PARTS, cut, write
 
@@ -204,7 +204,9 @@ def test_an_address_that_cannot_be_taken_apart_is_named(address):
         text=True,
     )
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"moshijax.errors.UserError: HF_ENDPOINT: {address!r} is no address (")
+    assert last.startswith(
+        f"moshijax.system.errors.UserError: HF_ENDPOINT: {address!r} is no address ("
+    )
 
 
 def test_a_cache_that_cannot_be_written_is_named(hub, monkeypatch, tmp_path):

@@ -5,11 +5,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from moshijax.convert.names import LINEAR, Entry
 from moshijax.convert.tables import Piece, few, read
+from moshijax.convert.transforms import LINEAR, Entry
 from moshijax.convert.values import CHUNK, not_finite
 from moshijax.convert.weights import open_weights
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from tests.convert.test_weights import write
 
 

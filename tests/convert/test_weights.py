@@ -7,13 +7,13 @@ import pytest
 
 from moshijax.codec.config import PRESETS as MIMI
 from moshijax.convert.lm import load_lm, save_lm
-from moshijax.convert.lm_lora import load_lora, save_lora
+from moshijax.convert.lm.lora import load_lora, save_lora
 from moshijax.convert.mimi import load_mimi, save_mimi
 from moshijax.convert.random import random_mimi
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
 from moshijax.convert.weights import ADAPTERS, CODEC, find_beside, open_weights
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
+from moshijax.system.errors import UserError
 from tests.lm_models import random_model
 
 
@@ -193,7 +193,7 @@ def test_home_is_the_users(tmp_path, monkeypatch):
 
 
 def test_adapters_are_found_in_their_folder(tmp_path):
-    from tests.convert.test_lm_forms import adapted
+    from tests.convert.lm.test_forms import adapted
 
     model = adapted("stt_1b")
     save_lora(model, tmp_path / "lora.safetensors")

@@ -13,7 +13,7 @@ import soundfile
 import soxr
 
 from moshijax.data.audio import Recording
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from tests.data.ffmpeg import make
 
 

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from moshijax.data.audio import Recording
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from tests.data.ffmpeg import make, noise
 
 

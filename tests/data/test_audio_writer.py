@@ -8,7 +8,7 @@ import soundfile
 from moshijax.data import audio_writer
 from moshijax.data.audio import Recording
 from moshijax.data.audio_writer import check_output, writing
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 RATE = 24000

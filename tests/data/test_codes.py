@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from moshijax.data.codes import MOST_BYTES, read_codes, write_codes
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 CODES = np.arange(24, dtype=np.int32).reshape(3, 8)

@@ -6,8 +6,8 @@ import numpy as np
 
 from moshijax.data.records import decode, encode
 from moshijax.data.windows import load, write_shard
-from moshijax.errors import UserError
 from moshijax.lm.presets import PRESETS
+from moshijax.system.errors import UserError
 from tests.lm_models import random_codes
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from moshijax.data.mix import Mix, spread
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 class Counting:

@@ -46,7 +46,7 @@ def task(accumulate=1, distance="kl", matcher=None):
         dict(loss=common.loss(distance, 2.0), accumulate=accumulate, average=None, num_steps=4)
     )
     config.optimizers = dict(model=optimizer)
-    return DistillTask(config, matcher or Streams(), make, {"teacher": make(jax.random.key(7))})
+    return DistillTask(config, matcher or Streams(), make, (), {"teacher": make(jax.random.key(7))})
 
 
 def batch():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distill import npz
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 CASES = 10_000

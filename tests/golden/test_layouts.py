@@ -13,9 +13,8 @@ import re
 import pytest
 
 from moshijax.codec.config import PRESETS as MIMI
-from moshijax.convert import names
-from moshijax.convert.lm import fit
-from moshijax.convert.mimi import abstract_mimi
+from moshijax.convert.lm.model import fit
+from moshijax.convert.mimi import abstract_mimi, names
 from moshijax.convert.tables import announce, faults, pieces, read
 from moshijax.convert.weights import open_weights
 from moshijax.lm.presets import PRESETS

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moshijax import sharding
+from moshijax import shard
 from moshijax.kernels import fused
 from moshijax.kernels.attend import attend_whole
 
@@ -19,10 +19,10 @@ def streams(length, dtype=jnp.float32, rows=1, width=16):
 def test_splash_kernel_on_a_mesh_equals_one_device():
     *qkv, _ = streams(512, rows=4)
     want = attend_whole(*qkv, 100)
-    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    mesh = shard.make_mesh(dict(data=2, fsdp=2, tensor=2))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         run = functools.partial(fused.splash, context=100, interpret=True)
-        placed = (jax.device_put(a, jax.NamedSharding(mesh, sharding.BATCH)) for a in qkv)
+        placed = (jax.device_put(a, jax.NamedSharding(mesh, shard.BATCH)) for a in qkv)
         got = jax.jit(run)(*placed)
     np.testing.assert_allclose(got, want, atol=2e-5)
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moshijax.live.step import make_step
 from moshijax.lm import generate as live
 from moshijax.lm.config import UNGENERATED
 from moshijax.lm.delays import delay
-from moshijax.lm.live import make_step
 from moshijax.lm.sampling import Sampling
 from tests.lm_models import random_codes, random_model
 

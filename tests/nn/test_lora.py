@@ -19,7 +19,7 @@ from moshijax.nn.paths import named_leaves
 from moshijax.nn.quant import quantize
 from moshijax.nn.steps import make_linears, map_steps
 from moshijax.nn.transformer import Transformer, TransformerConfig, stack, unstack
-from moshijax.sharding import match_one
+from moshijax.shard import match_one
 
 
 RANK, SCALING = 3, 2.0

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from moshijax import sharding
+from moshijax import shard
 from moshijax.kernels.names import ROWS
 from moshijax.nn.rows import gather_table, split_rows
 
 
 def compiled(embed):
     """Looks codes up, both split over the mesh, and compiles it."""
-    mesh = sharding.make_mesh(dict(data=2, fsdp=4))
+    mesh = shard.make_mesh(dict(data=2, fsdp=4))
     table = jax.ShapeDtypeStruct(
         (64, 16), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp"))
     )
@@ -28,7 +28,7 @@ def compiled(embed):
 def test_rows_stay_split_although_the_weights_are_split_over_the_same_axis():
     program = compiled(lambda table, codes: split_rows(table[codes]))
     assert program.output_shardings.shard_shape((8, 6, 16)) == (1, 6, 16)
-    assert tuple(sharding.BATCH) == (ROWS,)
+    assert tuple(shard.BATCH) == (ROWS,)
 
 
 def test_a_table_is_gathered_and_not_what_is_looked_up_in_it():

@@ -4,13 +4,13 @@ import pytest
 from moshi.models import loaders
 
 from moshijax.convert.lm import abstract_lm
-from moshijax.convert.lm_config import to_moshi
-from moshijax.convert.lm_names import entries
-from moshijax.convert.lm_read import from_moshi
+from moshijax.convert.lm.config import to_moshi
+from moshijax.convert.lm.names import entries
+from moshijax.convert.lm.read import from_moshi
 from moshijax.convert.tables import announce
-from moshijax.errors import UserError
 from moshijax.lm.presets import PRESETS
 from moshijax.nn.paths import named_leaves
+from moshijax.system.errors import UserError
 from tests.oracle.torch_lm import NOT_OF_THE_MODEL
 
 

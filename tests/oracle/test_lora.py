@@ -11,7 +11,7 @@ from moshi.models import loaders
 from safetensors.torch import save_file
 
 from moshijax.convert.lm import load_lm, save_lm
-from moshijax.convert.lm_lora import load_lora, save_lora
+from moshijax.convert.lm.lora import load_lora, save_lora
 from moshijax.convert.safetensors import Safetensors
 from moshijax.lm.conditioning import read_values
 from moshijax.nn.lora import adapters, add_lora, fuse_lora, with_adapters

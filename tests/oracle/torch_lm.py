@@ -10,7 +10,7 @@ import torch
 from moshi.models import loaders
 from moshi.models.lm import LMGen
 
-from moshijax.convert.lm_config import to_moshi
+from moshijax.convert.lm.config import to_moshi
 
 
 NOT_OF_THE_MODEL = ("model_type", "stt_config", "tts_config")

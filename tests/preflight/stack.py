@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from moshijax.nn.rules import RULES
 from moshijax.train import optim
 from moshijax.train.task import Experiment
 
@@ -21,6 +22,7 @@ class State(NamedTuple):
 class StackTask:
     """Makes a stack of layers repeat what it is shown."""
 
+    rules = RULES
     frozen = ()
     begin = None
 

@@ -8,7 +8,7 @@ import time
 import jax
 import pytest
 
-from moshijax import sharding
+from moshijax import shard
 from moshijax.preflight import tables, topology
 from moshijax.preflight.examine import examine
 from moshijax.train.chips import CHIPS, find
@@ -64,7 +64,7 @@ def test_slices_of_the_table_are_those_that_libtpu_knows(family):
             found = topology.devices(slice_)
             assert len(found) == slice_.size
             assert find(found[0].device_kind) is slice_.chip
-            assert sharding.make_mesh(dict(data=2, fsdp=-1), found).shape["data"] == 2
+            assert shard.make_mesh(dict(data=2, fsdp=-1), found).shape["data"] == 2
 
 
 def test_too_much_is_an_answer_with_remedies():

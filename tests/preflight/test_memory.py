@@ -2,11 +2,12 @@ import jax
 import numpy as np
 import pytest
 
-from moshijax import sharding
+from moshijax import shard
 from moshijax.preflight import hlo, memory
 from moshijax.train import program
 from tests.preflight import stack
 from tests.preflight.test_hlo import MODULE
+from tests.train.toy import RULES
 
 
 EARLY = (
@@ -86,11 +87,11 @@ def test_largest_buffers_share_no_place_and_have_a_line():
 
 def test_shares_add_up_to_what_a_chip_holds():
     config = stack.get_config()
-    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    mesh = shard.make_mesh(dict(data=2, fsdp=2, tensor=2))
     placed = program.place(stack.make(config, mesh), mesh, 0)
-    state = sharding.shaped(placed.shapes, placed.shardings)
+    state = shard.shaped(placed.shapes, placed.shardings)
     teacher = {"head": {"kernel": jax.ShapeDtypeStruct((4, 6), np.float32)}}
-    rows = {(s.part, s.spec): s for s in memory.shares(state, sharding.place(teacher, mesh))}
+    rows = {(s.part, s.spec): s for s in memory.shares(state, shard.place(teacher, mesh, RULES))}
     kernel = 8 * 1024 * 4096 * 4
     for part in ("model", "optimizer mu", "optimizer nu"):
         assert rows[part, "fsdp, tensor"][2:] == (1, kernel, kernel / 4)

@@ -4,7 +4,7 @@ import pathlib
 import jax
 import pytest
 
-from moshijax import sharding
+from moshijax import shard
 from moshijax.preflight import memory, search
 from moshijax.preflight.examine import changed, read
 from moshijax.train import program
@@ -18,13 +18,13 @@ FILES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("common", 
 @pytest.mark.parametrize("file", FILES)
 def test_every_published_config_can_be_planned_at_full_size(file):
     config = importlib.import_module(f"configs.{file}").get_config()
-    planned = find(config)(config, sharding.abstract_mesh())
+    planned = find(config)(config, shard.abstract_mesh())
     (kind,) = planned.batches
     assert sum(planned.counts[kind].values()) >= config.batch_size
     # Sessions are split by heads, what is trained by parameters.
-    mesh = sharding.make_mesh(dict(data=1) | {"tensor" if file == "moshi_live" else "fsdp": 8})
+    mesh = shard.make_mesh(dict(data=1) | {"tensor" if file == "moshi_live" else "fsdp": 8})
     placed = program.place(planned, mesh, config.seed)
-    state = sharding.shaped(placed.shapes, placed.shardings)
+    state = shard.shaped(placed.shapes, placed.shardings)
     whole = sum(memory.nbytes(x.shape, x.dtype) for x in jax.tree.leaves(state))
     # Split over eight devices, little stays whole on each.
     assert memory.chip_bytes(state) < 0.16 * whole

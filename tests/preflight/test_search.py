@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from moshijax.errors import UserError
 from moshijax.preflight import search, topology
+from moshijax.system.errors import UserError
 from tests.preflight import stack
 from tests.preflight.test_report import REPORT, USAGE
 

@@ -11,12 +11,12 @@ import time
 import jax
 import numpy as np
 
-from moshijax import supervisor
-from moshijax.commands import run_experiment
+from moshijax.cli.flags import run_experiment
+from moshijax.pod import supervisor
 from moshijax.train import checkpoints, loop
 from moshijax.train.checkpoints import load_leaves
 from moshijax.train.intact import Damaged
-from tests.train.toy import ToyData, ToyEval, make_with
+from tests.train.toy import RULES, ToyData, ToyEval, make_with
 
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -60,7 +60,9 @@ class FaultyData(ToyData):
 
 def initial(mesh):
     """The model to begin with, on the mesh."""
-    leaves = load_leaves(os.environ["TOY_LOAD"], "model", mesh) if "TOY_LOAD" in os.environ else {}
+    leaves = {}
+    if "TOY_LOAD" in os.environ:
+        leaves = load_leaves(os.environ["TOY_LOAD"], "model", mesh, RULES)
     return {f"model/{name}": leaf for name, leaf in leaves.items()}
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
-from moshijax.sharding import make_mesh
+from moshijax.shard import make_mesh
+from moshijax.system.errors import UserError
 from moshijax.train import checkpoints, intact, restore
 from moshijax.train.checkpoints import Checkpoints, find_steps, load_leaves
 from moshijax.train.intact import Damaged

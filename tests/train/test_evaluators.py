@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 from configs import moshi
-from moshijax import sharding
-from moshijax.errors import UserError
+from moshijax import shard
 from moshijax.experiments import lm as experiment
+from moshijax.lm.rules import RULES
+from moshijax.system.errors import UserError
 from moshijax.train.evaluators import evaluate, numbers
 from tests.lm_models import random_model
 
@@ -15,10 +16,11 @@ def metrics_of(batch_size, sets, shape, count):
     config = moshi.get_config("tiny")
     config.update(num_steps=10, mesh=shape)
     config.evaluation.update(sets=sets, batch_size=batch_size)
-    mesh = sharding.make_mesh(shape, jax.devices()[:count])
+    mesh = shard.make_mesh(shape, jax.devices()[:count])
     made = experiment.make(config, mesh)
     state = jax.eval_shape(made.task.init, jax.random.key(0))
-    state = state._replace(model=sharding.place(random_model("moshi_7b"), mesh), optimizers=None)
+    model = shard.place(random_model("moshi_7b"), mesh, RULES)
+    state = state._replace(model=model, optimizers=None)
     values = evaluate(made.evaluators, state, made.task.frozen, jax.random.key(0), mesh)
     return numbers(values)
 
@@ -40,4 +42,4 @@ def test_an_evaluator_that_yields_a_name_twice_is_refused():
         yield "loss", 2.0
 
     with pytest.raises(UserError, match="evaluation set yields two values called 'loss'"):
-        list(evaluate({"set": twice}, {}, {}, jax.random.key(0), sharding.make_mesh({"data": 8})))
+        list(evaluate({"set": twice}, {}, {}, jax.random.key(0), shard.make_mesh({"data": 8})))

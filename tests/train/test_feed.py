@@ -1,6 +1,6 @@
 import pytest
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from moshijax.train.feed import read_ahead
 
 

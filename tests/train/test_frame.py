@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 import soundfile
 from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
 
+from moshijax.cli import export
 from moshijax.convert.parts import write_parts
 from moshijax.convert.safetensors import Lazy, Safetensors
 from moshijax.data.mix import Mix
-from moshijax.export import commands as export
 from moshijax.train import evaluators, loop
 from moshijax.train.checkpoints import load_leaves, load_parameters
 from moshijax.train.learner import Learner, State, averaged
@@ -32,6 +33,9 @@ from moshijax.train.task import Experiment
 from moshijax.train.values import Figure, Sound
 from tests.train.toy import OPTIMIZER
 from tests.train.toy import config as toy_config
+
+
+RULES = ((r"head/kernel", P("tensor", "fsdp")), (r"head/bias|norm/\w+", P(None)))
 
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -43,6 +47,7 @@ class StudentTask:
     """A linear student that matches a frozen linear teacher, and now and then copies its input."""
 
     def __init__(self, config, frozen):
+        self.rules = RULES
         self.frozen = frozen
         shapes = jax.eval_shape(self.model, jax.random.key(0))
         self.learner = Learner(config, shapes)
@@ -225,10 +230,10 @@ def test_the_average_is_what_is_evaluated(trained):
 
 
 def test_frozen_arrays_are_spread_over_the_mesh():
-    from moshijax import sharding
+    from moshijax import shard
     from moshijax.train.program import place
 
-    mesh = sharding.make_mesh(get_config().mesh.to_dict())
+    mesh = shard.make_mesh(get_config().mesh.to_dict())
     frozen = place(make(get_config(), mesh), mesh, 0).frozen["head"]["kernel"]
     assert frozen.sharding.shard_shape(frozen.shape) == (WIDTH // 2, WIDTH // 2)
 

@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 
 from configs import helium, moshi
-from moshijax import sharding
+from moshijax import shard
 from moshijax.convert.lm import save_lm
-from moshijax.errors import UserError
 from moshijax.experiments import lm as experiment
+from moshijax.lm.rules import RULES
 from moshijax.nn.paths import named_leaves
+from moshijax.system.errors import UserError
 from moshijax.train import lm, loop
 from moshijax.train.checkpoints import load_leaves
 from tests.lm_models import random_model
@@ -28,7 +29,7 @@ def tiny(load, load_preset=None, module=moshi, **changes):
 
 def leaves_of(config):
     """What a run begins with, by name."""
-    mesh = sharding.make_mesh(MESH)
+    mesh = shard.make_mesh(MESH)
     return experiment.initial_leaves(config.model, lm.model_config(config.model), mesh)
 
 
@@ -64,7 +65,7 @@ def test_moshi_begins_at_helium_and_the_rest_is_random(begun):
 
 def test_a_file_is_read_onto_the_mesh(file):
     for name, leaf in leaves_of(tiny(file, "helium_7b_tiny")).items():
-        spec = sharding.parameter_spec(name, leaf.shape, sharding.make_mesh(MESH))
+        spec = shard.parameter_spec(name, leaf.shape, shard.make_mesh(MESH), RULES)
         assert leaf.sharding.spec == spec, name
 
 
@@ -131,7 +132,7 @@ def test_a_wrong_value_is_refused_by_run_and_plan_before_anything_is_done(
     config.update_from_flattened_dict({key: found})
     for attempt in (
         lambda: loop.run(config, str(tmp_path / "run")),
-        lambda: experiment.make(config, sharding.abstract_mesh()),
+        lambda: experiment.make(config, shard.abstract_mesh()),
     ):
         with pytest.raises(UserError, match=message):
             attempt()
@@ -161,7 +162,7 @@ def test_a_size_that_no_model_can_have_is_refused(name, found, message):
     with config.unlocked():
         config.model.overrides[name] = found
     with pytest.raises(UserError, match=message):
-        experiment.make(config, sharding.abstract_mesh())
+        experiment.make(config, shard.abstract_mesh())
 
 
 @pytest.mark.parametrize("preset", ["hibiki_1b_tiny", "tts_1_6b_tiny"])
@@ -170,7 +171,7 @@ def test_models_of_more_than_shards_hold_are_refused(preset):
     del config.model.overrides.delays
     config.model.preset = preset
     with pytest.raises(UserError, match=f"model.preset: '{preset}' reads conditions"):
-        experiment.make(config, sharding.abstract_mesh())
+        experiment.make(config, shard.abstract_mesh())
 
 
 @pytest.mark.parametrize("key", ["data.train", "evaluation.sets.test"])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import moshi
-from moshijax import sharding
+from moshijax import shard
 from moshijax.data import windows as data
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.train import program
@@ -40,13 +40,13 @@ def updated(parts, mesh, form="paper"):
     batch = {"codes": windows(8, 16, 4)}
     state = placed.init(jax.random.key(0))
     new, metrics = placed.update["audio"](
-        state, {}, sharding.to_mesh(batch, 8, placed.mesh), jax.random.key(0)
+        state, {}, shard.to_mesh(batch, 8, placed.mesh), jax.random.key(0)
     )
     return jax.device_get((named_leaves(new.model), metrics))
 
 
 def alone():
-    return sharding.make_mesh(dict(data=1), jax.devices()[:1])
+    return shard.make_mesh(dict(data=1), jax.devices()[:1])
 
 
 def assert_same(found, want):
@@ -61,7 +61,7 @@ def test_uneven_pieces_change_neither_loss_nor_gradient():
 
 
 def test_nor_do_they_on_eight_devices():
-    pieces = updated(2, sharding.make_mesh(dict(data=2, fsdp=2, tensor=2)))
+    pieces = updated(2, shard.make_mesh(dict(data=2, fsdp=2, tensor=2)))
     assert_same(pieces, updated(1, alone()))
 
 

@@ -7,8 +7,8 @@ import soundfile
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.util import tensor_util
 
-from moshijax import hosts
-from moshijax.errors import UserError
+from moshijax.pod import hosts
+from moshijax.system.errors import UserError
 from moshijax.train.log import Log, read_metrics
 from moshijax.train.values import Figure, Sound
 

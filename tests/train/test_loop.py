@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moshijax import hosts
-from moshijax.errors import UserError
-from moshijax.hosts import Stopped
 from moshijax.nn.paths import named_leaves
+from moshijax.pod import hosts
+from moshijax.pod.hosts import Stopped
+from moshijax.system.errors import UserError
 from moshijax.train import loop, workdir
 from moshijax.train.log import read_metrics
 from moshijax.train.workdir import DataOrder

@@ -6,10 +6,12 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+from distill.vision import rules as resnet
 from distill.vision.resnet import PRESETS, ResNet
-from moshijax import sharding
-from moshijax.errors import UserError
+from moshijax import shard
+from moshijax.lm import rules as lm
 from moshijax.nn.paths import named_leaves
+from moshijax.system.errors import UserError
 from moshijax.train import optim
 from tests.lm_models import random_model
 from tests.train.toy import OPTIMIZER
@@ -161,17 +163,20 @@ def tiny_resnet():
 OPTIONS = {"adafactor": dict(min_dim_size_to_factor=8)}
 
 
-@pytest.mark.parametrize("make_model", [lambda: random_model("moshi_7b"), tiny_resnet])
+@pytest.mark.parametrize(
+    ("make_model", "rules"),
+    [(lambda: random_model("moshi_7b"), lm.RULES), (tiny_resnet, resnet.RULES)],
+)
 @pytest.mark.parametrize("kind", optim.KINDS)
-def test_every_kind_takes_on_eight_devices_the_step_of_one(make_model, kind):
+def test_every_kind_takes_on_eight_devices_the_step_of_one(make_model, rules, kind):
     model, rng = make_model(), np.random.default_rng(0)
     config = OPTIMIZER | dict(kinds=((".*", kind),), options=OPTIONS, decay=((".*", 0.5),))
     optimizer = optim.make(ConfigDict(config), 10, model)
     grads = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), model)
     step = jax.jit(optimizer.update)
     given = grads, optimizer.init(model), model
-    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
-    placed = sharding.place(given, mesh)
+    mesh = shard.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    placed = shard.place(given, mesh, rules)
     one, eight = step(*given), step(*placed)
     for name, leaf in named_leaves(one).items():
         found = named_leaves(eight)[name]

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from moshijax.hosts import EXIT_PEER_LOST, EXIT_STOPPED, Stopped
+from moshijax.pod.hosts import EXIT_PEER_LOST, EXIT_STOPPED, Stopped
 from moshijax.train import loop
 from moshijax.train.checkpoints import load_leaves
 from moshijax.train.log import read_metrics

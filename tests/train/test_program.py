@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import moshi
-from moshijax import sharding
+from moshijax import shard
 from moshijax.experiments import lm
 from moshijax.preflight import topology
 from moshijax.preflight.examine import examine
@@ -38,7 +38,7 @@ def test_other_compilers_are_told_nothing():
 def logged(config, monkeypatch):
     """The MFU that a run would log for a step a second on devices of 1 FLOP/s in all."""
     monkeypatch.setattr(flops, "peak_flops", lambda devices: 1.0)
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = shard.make_mesh(config.mesh)
     experiment = find(config)(config, mesh.abstract_mesh)
     run = types.SimpleNamespace(
         share_of_peak={},
@@ -66,9 +66,7 @@ def planned(config, monkeypatch):
 def test_mfu_is_of_the_same_flops_in_a_log_and_in_a_plan(monkeypatch):
     config = moshi.get_config("tiny")
     config.model.overrides.update(kernel="xla", remat="full")
-    own = lm.make(config, sharding.abstract_mesh()).task.model_flops(
-        {"codes": np.zeros((8, 17, 32))}
-    )
+    own = lm.make(config, shard.abstract_mesh()).task.model_flops({"codes": np.zeros((8, 17, 32))})
     assert logged(config, monkeypatch) == planned(config, monkeypatch).model == own
     config = stack.get_config()
     config.layers, config.dim, config.mlp_dim, config.length = 2, 8, 16, 4
@@ -80,7 +78,7 @@ def test_mfu_is_of_the_same_flops_in_a_log_and_in_a_plan(monkeypatch):
 def test_mfu_leaves_out_scores_that_a_mask_hides():
     config = moshi.get_config("tiny")
     config.model.overrides.update(kernel="xla", remat="none")
-    task = lm.make(config, sharding.abstract_mesh()).task
+    task = lm.make(config, shard.abstract_mesh()).task
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     batch = {"codes": jnp.zeros((8, 17, 32), jnp.int32)}
     update = functools.partial(task.update, "audio")

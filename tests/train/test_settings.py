@@ -3,7 +3,7 @@ import math
 import pytest
 
 from configs import distill_vision, helium, moshi
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from moshijax.train import settings
 from tests.train.toy import config
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from moshijax.train import loop, workdir
 from moshijax.train.log import read_metrics
 from moshijax.train.workdir import DataOrder

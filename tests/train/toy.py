@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from moshijax.train import optim
@@ -14,6 +15,7 @@ from moshijax.train.evaluators import sums_over
 from moshijax.train.task import Experiment
 
 
+RULES = ((r"head/kernel", P("tensor", "fsdp")), (r"head/bias|norm/\w+", P(None)))
 OPTIMIZER = dict(
     learning_rate=0.05,
     schedule="cosine",
@@ -65,6 +67,7 @@ class ToyTask:
     begin = None
 
     def __init__(self, config):
+        self.rules = RULES
         self.frozen = {"norm": {"scale": jnp.full(4, 2.0)}}
         self.parts = config.accumulate
         shapes = jax.eval_shape(self.model, jax.random.key(0))

@@ -15,7 +15,7 @@ import zipfile
 
 import numpy as np
 
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 NUM_ROWS = {"train": 15_000, "test": 4_000}

@@ -3,12 +3,12 @@
 import jax
 
 from distill.vision import experiment, lessons
-from moshijax import sharding
+from moshijax import shard
 
 
 def build(config, workdir, train=True):
     """The task, its training batches (None unless `train`) and its sets, on one device."""
-    mesh = sharding.make_mesh(dict(data=1), jax.devices()[:1])
+    mesh = shard.make_mesh(dict(data=1), jax.devices()[:1])
     parts = experiment.prepare(config, mesh, train)
     if parts.source is None:
         return parts.task, None, parts.sets

@@ -7,7 +7,7 @@ import pytest
 from configs import distill_vision
 from distill import distances
 from distill.vision import checks, convert, evaluation, teachers
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from moshijax.train import loop
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from configs import distill_vision
 from distill.vision import classes, sources
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from moshijax.train import loop
 from tests.distill.vision.parts import build
 

@@ -11,8 +11,8 @@ from flax import nnx
 
 from distill.vision.convert import LAYOUTS, detect_layout, load_npz, save_npz
 from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
-from moshijax.errors import UserError
 from moshijax.nn.paths import named_leaves
+from moshijax.system.errors import UserError
 
 
 SMALL = ResNetConfig((2, 1), 4, unit="bottleneck", num_groups=2, stem="imagenet", num_classes=5)

@@ -4,15 +4,16 @@ import pytest
 
 from configs import distill_vision
 from distill.vision import experiment
-from moshijax import sharding
+from distill.vision.rules import RULES
+from moshijax import shard
 from moshijax.train.evaluators import evaluate, numbers, sums_over
 
 
 def metrics_of(config, count):
     """A random student's metrics on the sets of a config, on so many devices."""
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:count])
+    mesh = shard.make_mesh(config.mesh, jax.devices()[:count])
     parts = experiment.prepare(config, mesh, train=False)
-    state = sharding.place(parts.task.init(jax.random.key(0)), mesh)
+    state = shard.place(parts.task.init(jax.random.key(0)), mesh, RULES)
     sets = sums_over(parts.fidelity, parts.sets, mesh)
     return numbers(evaluate(sets, state, parts.task.frozen, jax.random.key(0), mesh))
 

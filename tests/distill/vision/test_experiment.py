@@ -7,7 +7,7 @@ import pytest
 
 from configs import distill_vision
 from distill.vision import experiment
-from moshijax import sharding
+from moshijax import shard
 from moshijax.nn.paths import named_leaves
 from tests.distill.vision.parts import build
 
@@ -19,7 +19,7 @@ def shapes(tree):
 @pytest.mark.parametrize("arm", ["funmatch", "fixed", "labels"])
 def test_plan_has_the_shapes_of_what_is_trained(arm, tmp_path):
     config = distill_vision.get_config(f"tiny,arm={arm}")
-    planned = experiment.make(config, sharding.abstract_mesh())
+    planned = experiment.make(config, shard.abstract_mesh())
     task, data, _ = build(config, tmp_path)
     batch = data.batch(1, 0, None)
     assert shapes(batch) == shapes(planned.batches["images"])

@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from distill.vision import folder, sources
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 def fill(root, *names):

@@ -8,7 +8,7 @@ import simplejpeg
 
 from distill.vision import images, sources
 from distill.vision.reader import Reader
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 def png(width, height):

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 
 from distill.vision import sources
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 SIZES = {"train": 200, "test": 50}

@@ -6,7 +6,7 @@ import pytest
 from configs import distill_vision
 from distill import cache, npz
 from distill.vision import convert, teachers
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 from tests.distill.vision.parts import build
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from distill.vision import views
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 BATCH = 32

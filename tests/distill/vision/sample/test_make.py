@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill.vision.sample import make
-from moshijax.errors import UserError
+from moshijax.system.errors import UserError
 
 
 def write_idx(path, array):

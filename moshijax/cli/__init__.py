@@ -1,0 +1,1 @@
+"""The command lines; nothing below them knows their options."""

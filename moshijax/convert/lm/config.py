@@ -1,0 +1,132 @@
+"""From our configurations to the `config.json` beside a language model.
+
+The field names are those of Moshi's own loader, which builds a model from such a file. `lm_read` is
+the way back.
+"""
+
+import math
+from typing import Any
+
+from moshijax.lm.config import DepthConfig, MoshiConfig
+from moshijax.system.errors import UserError
+
+
+# What a loader needs besides sizes, the same for all published models.
+COMMON = {
+    "causal": True,
+    "layer_scale": None,
+    "gating": "silu",
+    "norm": "rms_norm_f32",
+    "positional_embedding": "rope",
+    "depformer_layer_scale": None,
+    "depformer_multi_linear": True,
+    "depformer_gating": "silu",
+    "depformer_pos_emb": "none",
+    "depformer_weights_per_step": True,
+    "depformer_max_period": 10000,
+}
+
+
+def feedforward(dim: int, mlp_dim: int) -> int:
+    """Returns the size that Moshi's code turns into this width of a gated MLP.
+
+    It takes two thirds, but 21/8 of `dim` where the size is four times `dim`.
+    """
+    size = -(-3 * mlp_dim // 2)
+    if 21 * dim // 8 == mlp_dim:
+        return 4 * dim
+    if size == 4 * dim:
+        size += 1
+    if gated_width(dim, size) != mlp_dim:
+        raise UserError(
+            f"mlp_dim: Moshi's code can make no MLP of width {mlp_dim} at dim {dim}: take another."
+        )
+    return size
+
+
+def gated_width(dim: int, size: int) -> int:
+    """The inverse of `feedforward`."""
+    return 21 * dim // 8 if size == 4 * dim else 2 * size // 3
+
+
+def _scale(dim: int, mlp_dim: int) -> float:
+    """What Moshi's code multiplies by `dim` and cuts to a whole number, to have the size."""
+    size = feedforward(dim, mlp_dim)
+    scale = size / dim
+    return scale if int(scale * dim) == size else math.nextafter(scale, math.inf)
+
+
+def to_moshi(config: MoshiConfig) -> dict[str, Any]:
+    """Returns the `config.json` of a model."""
+    fields: dict[str, Any] = COMMON | {
+        "dim": config.dim,
+        "num_heads": config.num_heads,
+        "num_layers": config.num_layers,
+        "hidden_scale": _scale(config.dim, config.mlp_dim),
+        "context": config.context,
+        "max_period": config.max_period,
+        "text_card": config.text_vocab,
+        "existing_text_padding_id": config.text_padding,
+        "existing_text_end_padding_id": config.text_padding_end,
+        "n_q": config.num_codebooks,
+        "dep_q": config.num_generated,
+        "card": config.codebook_size,
+        "delays": list(config.delays),
+    }
+    if config.depth is not None:
+        fields |= _depth_fields(config.depth)
+    if config.two_texts:
+        fields["demux_second_stream"] = True
+    if config.num_pause_heads:
+        fields["extra_heads_num_heads"] = config.num_pause_heads
+    if config.conditions:
+        fields |= _condition_fields(config)
+    if config.num_codebooks and config.depth is None:
+        fields["stt_config"] = {
+            "audio_delay_seconds": config.frame_shift,
+            "audio_silence_prefix_seconds": config.silence_prefix,
+        }
+    elif config.frame_shift:
+        fields["tts_config"] = {"audio_delay": config.frame_shift}
+    return fields | {"model_type": _model_type(config)}
+
+
+def _model_type(config: MoshiConfig) -> str:
+    if config.ignore_text_end:
+        return "hibiki"
+    if config.depth is None:
+        return "stt" if config.num_codebooks else "helium"
+    return "moshi" if config.num_given else "tts"
+
+
+def _depth_fields(depth: DepthConfig) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "depformer_dim": depth.dim,
+        "depformer_num_heads": depth.num_heads,
+        "depformer_num_layers": depth.num_layers,
+        "depformer_dim_feedforward": feedforward(depth.dim, depth.mlp_dim),
+        "depformer_context": depth.num_codebooks,
+    }
+    if depth.schedule is not None:
+        fields["depformer_weights_per_step_schedule"] = list(depth.schedule)
+    if depth.low_rank is not None:
+        fields["depformer_low_rank_embeddings"] = depth.low_rank
+    return fields
+
+
+def _condition_fields(config: MoshiConfig) -> dict[str, Any]:
+    conditioners: dict[str, Any] = {}
+    for condition in config.conditions:
+        if condition.num_values is None:
+            conditioners[condition.name] = {"type": "tensor", "tensor": {"dim": condition.dim}}
+            continue
+        table = {"n_bins": condition.num_values, "dim": condition.dim, "tokenizer": "noop"}
+        if condition.values is not None:
+            table["possible_values"] = list(condition.values)
+        conditioners[condition.name] = {"type": "lut", "lut": table}
+    fuser: dict[str, Any] = {
+        how: [c.name for c in config.conditions if c.fuse == how] for how in ("sum", "cross")
+    }
+    fuser["cross_attention_pos_emb"] = config.positioned_sources
+    fields = {"conditioners": conditioners, "fuser": fuser}
+    return fields | ({"cross_attention": True} if config.crossed else {})

@@ -1,0 +1,76 @@
+"""Which rule a parameter's name has: exactly one row of its model's table matches it.
+
+A row is a regex over the end of a name and the spec of the last axes; earlier axes are whole. The
+rows lie beside their models (`rules.py`). Optimizer moments and averages, whose names end like
+their parameter's, are placed by the same rows.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from jax.sharding import PartitionSpec as P
+
+from moshijax.nn.paths import named_leaves
+from moshijax.shard.mesh import AnyMesh
+from moshijax.system.errors import UserError
+
+
+Value = TypeVar("Value")
+Rules = tuple[tuple[str, P], ...]
+# A kernel that has an adapter or is of few bits has the rule of the kernel that it stands for.
+WRAPPED = re.compile(r"/kernel(/frozen|/values)+$")
+Tree = Any  # of arrays or shapes
+SHOWN = 4  # Of the arrays that an axis does not divide.
+
+
+def match_one(name: str, rules: Sequence[tuple[str, Value]], what: str) -> Value:
+    """The value of the only rule whose regex matches the end of the name.
+
+    Raises:
+        UserError: no rule or several rules match.
+    """
+    found = [(regex, value) for regex, value in rules if re.search(f"(?:^|/)(?:{regex})$", name)]
+    if len(found) == 1:
+        return found[0][1]
+    matches = ", ".join(repr(regex) for regex, _ in found) or "none"
+    raise UserError(
+        f"{what}: parameter {name!r} must match exactly one rule, it matches {matches}: "
+        f"change the rules ({', '.join(repr(regex) for regex, _ in rules)})."
+    )
+
+
+def _whole_spec(name: str, shape: tuple[int, ...], rules: Rules) -> tuple[str | None, ...]:
+    """The mesh axis of each dimension by the table."""
+    if not shape:
+        return ()
+    last = tuple(match_one(WRAPPED.sub("/kernel", name), rules, "sharding"))
+    # Adafactor keeps means over an axis of a parameter's squared gradients: little, and of fewer
+    # axes than the parameter. One number stands for what it does not keep.
+    if {"v_row", "v_col"} & set(name.split("/")) or math.prod(shape) == 1:
+        return (None,) * len(shape)
+    if len(last) > len(shape):
+        raise ValueError(f"sharding: {name!r} has shape {shape}, fewer axes than its rule {last}.")
+    return (None,) * (len(shape) - len(last)) + last
+
+
+def parameter_spec(name: str, shape: tuple[int, ...], mesh: AnyMesh, rules: Rules) -> P:
+    """The spec of one array; an axis that the mesh does not divide stays whole."""
+    axes = zip(_whole_spec(name, shape, rules), shape, strict=True)
+    return P(*(a if a and size % mesh.shape[a] == 0 else None for a, size in axes))
+
+
+def undivided(tree: Tree, mesh: AnyMesh, rules: Rules) -> list[str]:
+    """What stays whole since its axis of the mesh does not divide it: a line for each axis."""
+    found: dict[str, list[str]] = {}
+    for name, leaf in named_leaves(tree).items():
+        for axis, size in zip(_whole_spec(name, leaf.shape, rules), leaf.shape, strict=True):
+            if axis and size % mesh.shape[axis]:
+                found.setdefault(axis, []).append(f"{size} of {name}")
+    return [
+        f"mesh.{axis}={mesh.shape[axis]} does not divide {', '.join(names[:SHOWN])}"
+        f"{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}: every device has the "
+        "whole of it."
+        for axis, names in found.items()
+    ]
