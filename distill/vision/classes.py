@@ -45,7 +45,7 @@ def keep(workdir: pathlib.Path, names: Names) -> None:
             f"({differences('the run', theirs, 'the data', names)}): restore them, or take another "
             "--workdir."
         )
-    if hosts.first():
+    if hosts.is_main():
         write_text(workdir / FILE, json.dumps(names, indent=1) + "\n")
 
 

@@ -63,9 +63,9 @@ def fixed_table(
             table[told["index"][known]] += _softmax(logits[known])
     with np.errstate(divide="ignore"):
         table = {name: np.log(mass / draws).astype(np.float32) for name, mass in total.items()}
-    if hosts.first():
+    if hosts.is_main():
         cache.save(path, facts, table)
-    hosts.tell("")  # It is written by now.
+    hosts.broadcast("")  # It is written by now.
     return table
 
 
@@ -115,9 +115,9 @@ class CachedTargets:
             # A corrupt image was replaced: the student is to see the same one.
             plan = plan._replace(index=np.asarray(told["index"], np.int64))
             named = {f"logits/{name}": value for name, value in told["logits"].items()}
-            if hosts.first():
+            if hosts.is_main():
                 self.plans.save(number, views.to_arrays(plan) | named)
-        hosts.tell("")  # All of them are written by now.
+        hosts.broadcast("")  # All of them are written by now.
 
     def batch(self, step: int, order: int, rows: np.ndarray | None) -> dict[str, Any]:
         """The step's plan, rendered for the student, with `teacher_logits`."""

@@ -125,7 +125,7 @@ def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[st
         ("stays random, since it is not in", shapes.keys() - leaves.keys()),
         ("is not read, since the model lacks it, of", leaves.keys() - shapes.keys()),
     ):
-        if names and hosts.first():
+        if names and hosts.is_main():
             logging.warning("model.load: %s %s %s.", few(sorted(names)), verb, spec.load)
     return {f"model/{n}": leaves[n] for n in leaves.keys() & shapes.keys()}
 

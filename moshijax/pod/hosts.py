@@ -166,28 +166,28 @@ def start(place: Place, peer_timeout: int, start_timeout: int) -> None:
         ) from error
 
 
-def first() -> bool:
-    """Whether this process writes what there is one of."""
+def is_main() -> bool:
+    """Whether this is process 0, the one that writes the files of a run."""
     return jax.process_index() == 0
 
 
-def tell(text: str) -> str:
-    """What the first process says, in every process."""
+def broadcast(text: str) -> str:
+    """The text of process 0, in every process; waits for all of them."""
     if jax.process_count() == 1:
         return text
-    data = np.frombuffer(text.encode(), np.uint8) if first() else np.zeros(0, np.uint8)
+    data = np.frombuffer(text.encode(), np.uint8) if is_main() else np.zeros(0, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    mine = data if first() else np.zeros(size, np.uint8)
+    mine = data if is_main() else np.zeros(size, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().decode()
 
 
-def tell_json(value: Any) -> Any:
-    """What the first process has, in every process."""
-    return json.loads(tell(json.dumps(value)))
+def broadcast_json(value: Any) -> Any:
+    """The value of process 0, in every process; it must be one that JSON can hold."""
+    return json.loads(broadcast(json.dumps(value)))
 
 
-def where(flag: bool) -> list[int]:
-    """The processes that say yes; waits for all of them."""
+def processes_where(flag: bool) -> list[int]:
+    """The numbers of the processes whose flag is true; waits for all of them."""
     if jax.process_count() == 1:
         return [0] if flag else []
     answers = np.asarray(multihost_utils.process_allgather(np.int32(flag)))

@@ -40,10 +40,12 @@ class Checkpoints:
         self._root = workdir.absolute() / "checkpoints"
         self._broken = workdir.absolute() / "broken_checkpoints"
         self._keep = keep
-        if hosts.first():
+        if hosts.is_main():
             self._root.mkdir(parents=True, exist_ok=True)
             _clean(self._root)
-        self._steps: list[int] = hosts.tell_json(find_steps(self._root) if hosts.first() else [])
+        self._steps: list[int] = hosts.broadcast_json(
+            find_steps(self._root) if hosts.is_main() else []
+        )
         self._written: tuple[int, list[str]] | None = None  # Not read back yet.
         self._open = contextlib.ExitStack()
         self._place = self._open.enter_context(plain_path(self._root))
@@ -94,22 +96,22 @@ class Checkpoints:
             self._saver.wait_until_finished()
             share = slice(jax.process_index(), None, jax.process_count())
             intact.check_index(self._place / str(step), names, share)
-            if hosts.first():
+            if hosts.is_main():
                 intact.seal(self._place / str(step))
         except (OSError, ValueError, Damaged) as error:
             problem = error
-        if blind := hosts.where(problem is not None):
+        if blind := hosts.processes_where(problem is not None):
             error = problem or OSError(f"process {blind[0]} failed")
             raise self._unwritten(step, error) from problem
         self._steps = sorted({*self._steps, step})
         for old in self._steps[: -self._keep]:
-            if hosts.first():
+            if hosts.is_main():
                 _remove(self._root / str(old))
         self._steps = self._steps[-self._keep :]
 
     def _unwritten(self, step: int, error: Exception) -> UserError:
         """What to tell of a checkpoint that is not there; its parts make room for the log."""
-        if hosts.first():
+        if hosts.is_main():
             _clean(self._root)
         last = f"that of step {self._steps[-1]} is whole" if self._steps else "there is none before"
         return UserError(
@@ -135,18 +137,18 @@ class Checkpoints:
         wanted = named_leaves(shaped(shapes, shardings))
         for step in sorted(self._steps, reverse=True):
             leaves, problem = self._read(step, wanted)
-            if found := hosts.where(isinstance(problem, Damaged)):
+            if found := hosts.processes_where(isinstance(problem, Damaged)):
                 other = Damaged(f"process {found[0]} finds it damaged")
                 self._set_aside(step, problem if isinstance(problem, Damaged) else other)
                 continue
-            if failed := hosts.where(problem is not None):
+            if failed := hosts.processes_where(problem is not None):
                 raise problem or UserError(
                     f"process {failed[0]} could not read {self._root / str(step)}: it stays there, "
                     "the same command goes on from it."
                 )
             return with_leaves(shapes, leaves), step
         aside = find_steps(self._broken)
-        if hosts.tell_json(aside):
+        if hosts.broadcast_json(aside):
             raise UserError(
                 f"{self._root}: none of the checkpoints {aside} is whole; they are kept in "
                 f"{self._broken}: take another --workdir, or move that folder away to begin anew "
@@ -181,12 +183,12 @@ class Checkpoints:
             "checkpoint %s/%d is damaged (%s): moved to %s, going on from the one before.",
             self._root, step, self._reason(finding), self._broken,
         )  # fmt: skip
-        if hosts.first():
+        if hosts.is_main():
             self._broken.mkdir(exist_ok=True)
             names = (f"{step}.{i}" if i else str(step) for i in itertools.count())
             free = next(name for name in names if not (self._broken / name).exists())
             (self._root / str(step)).rename(self._broken / free)
-        hosts.tell("")  # It is moved by now.
+        hosts.broadcast("")  # It is moved by now.
         self._steps.remove(step)
 
 

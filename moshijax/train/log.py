@@ -55,7 +55,7 @@ class Log:
     """The log of one run; in a process other than the first it says nothing."""
 
     def __init__(self, workdir: pathlib.Path, num_steps: int, unit: str) -> None:
-        self._active = hosts.first()
+        self._active = hosts.is_main()
         self._path = workdir / "metrics.jsonl"
         self._num_steps = num_steps
         self._workdir = workdir

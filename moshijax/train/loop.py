@@ -278,7 +278,7 @@ def train(
         for part in (run.checkpoints, run.log, closing(run.trace)):
             open_.enter_context(part)
         stop = hosts.agreed(asked)
-        if hosts.first():
+        if hosts.is_main():
             for line in program.undivided():
                 logging.warning("%s", line)
         while True:

@@ -69,9 +69,9 @@ def changes(workdir: pathlib.Path, config: ConfigDict) -> str:
     """What `--change` has changed of a run since its last start; empty if nothing."""
     path = workdir / CONFIG
     found = ""
-    if hosts.first() and path.exists():
+    if hosts.is_main() and path.exists():
         found = "; ".join(_changes(json.loads(path.read_bytes()), _plain(config)).values())
-    return hosts.tell(found)
+    return hosts.broadcast(found)
 
 
 def check(folder: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
@@ -84,12 +84,12 @@ def check(folder: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
     workdir = local_path("--workdir", folder)
     ours = _plain(config)
     text = json.dumps(ours)
-    if odd := hosts.where(hosts.tell(text) != text):
+    if odd := hosts.processes_where(hosts.broadcast(text) != text):
         raise UserError(
             f"processes {odd} have another config than process 0: start the same command on "
             "every host."
         )
-    if problem := hosts.tell(_trouble(workdir, ours) if hosts.first() else ""):
+    if problem := hosts.broadcast(_trouble(workdir, ours) if hosts.is_main() else ""):
         raise UserError(problem)
     return workdir
 
@@ -148,12 +148,12 @@ def make(workdir: pathlib.Path) -> None:
         UserError: it cannot be made.
     """
     problem = ""
-    if hosts.first():
+    if hosts.is_main():
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             problem = str(_unusable(workdir, error))
-    if problem := hosts.tell(problem):
+    if problem := hosts.broadcast(problem):
         raise UserError(problem)
 
 
@@ -164,7 +164,7 @@ def is_claimed(workdir: pathlib.Path) -> bool:
 
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Makes the directory this config's own, once something was computed that is worth it."""
-    if hosts.first():
+    if hosts.is_main():
         write_text(workdir / CONFIG, json.dumps(_plain(config), indent=1) + "\n")
 
 
@@ -178,11 +178,11 @@ def locked(workdir: pathlib.Path) -> Generator[None]:
     make(workdir)
     path = workdir / LOCK
     mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "of": time.time_ns()})
-    token, problem = hosts.tell(mine), ""
-    with open(path, "a") if hosts.first() else nullcontext() as file:
+    token, problem = hosts.broadcast(mine), ""
+    with open(path, "a") if hosts.is_main() else nullcontext() as file:
         if file is not None:
             problem = _take(file, path, token)
-        if problem := hosts.tell(problem):
+        if problem := hosts.broadcast(problem):
             raise UserError(problem)
         _check_shared(path, token)
         yield
@@ -216,7 +216,7 @@ def _check_shared(path: pathlib.Path, text: str) -> None:
     until = time.monotonic() + SHARED_WITHIN
     while not (seen := path.exists() and path.read_text() == text) and time.monotonic() < until:
         time.sleep(1)
-    if blind := hosts.where(not seen):
+    if blind := hosts.processes_where(not seen):
         raise UserError(
             f"{path.parent} is not the same directory for processes {blind} and process 0: put "
             "--workdir on storage that all hosts share."
@@ -228,7 +228,7 @@ class DataOrder:
 
     def __init__(self, workdir: pathlib.Path) -> None:
         self._path = workdir / "orders.json"
-        self._starts: list[int] = hosts.tell_json(self._read() if hosts.first() else [])
+        self._starts: list[int] = hosts.broadcast_json(self._read() if hosts.is_main() else [])
         if not self._starts:
             raise UserError(
                 f"{self._path} is damaged: put a copy of it in its place, or delete it to go on in "
@@ -258,5 +258,5 @@ class DataOrder:
     def renew(self, step: int) -> None:
         """From after `step` on, reads in an order not used before."""
         self._starts.append(step)
-        if hosts.first():
+        if hosts.is_main():
             write_text(self._path, json.dumps(self._starts))

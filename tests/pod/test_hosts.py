@@ -21,8 +21,8 @@ def test_process_without_any_setting_is_alone():
     assert find_place(ALONE, {}, on_tpu=False) is None
     assert find_place(ALONE, {"JOB_COMPLETION_INDEX": "2"}, on_tpu=False) is None
     assert find_place(ALONE, SLICES, on_tpu=False) is None
-    assert hosts.where(True) == [0]
-    assert hosts.tell("ä") == "ä"
+    assert hosts.processes_where(True) == [0]
+    assert hosts.broadcast("ä") == "ä"
 
 
 def test_flags_come_before_the_environment():

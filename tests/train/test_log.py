@@ -73,7 +73,7 @@ def test_tensorboard_has_them_beside_the_numbers(tmp_path):
 
 
 def test_all_processes_evaluate_and_the_first_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(hosts, "first", lambda: False)
+    monkeypatch.setattr(hosts, "is_main", lambda: False)
     computed = []
 
     def values():

@@ -179,7 +179,7 @@ def test_work_directory_of_another_config_is_refused(whole):
 
 
 def test_processes_with_different_configs_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(hosts, "tell", lambda text: text.replace('"seed": 0', '"seed": 1'))
+    monkeypatch.setattr(hosts, "broadcast", lambda text: text.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(ValueError, match=r"processes \[0\] have another config than process 0"):
         run(tmp_path)
     assert not list(tmp_path.iterdir())
