@@ -16,7 +16,7 @@ student's), `arm` (funmatch, consistent, fixed, labels), `tiny` (CPU, 20 s; rand
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import loop, vision
 from moshijax.system.errors import UserError
 
 
@@ -35,7 +35,7 @@ ARMS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment that the switches name."""
-    chosen = common.switches(
+    chosen = loop.switches(
         arg, tiny=False, epochs=300, teacher="t224", resolution=224, arm="funmatch"
     )
     for switch, known in dict(teacher=TEACHERS, arm=ARMS).items():
@@ -43,23 +43,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
             raise UserError(
                 f"switch {switch}: {chosen[switch]!r} is unknown, take one of {', '.join(known)}."
             )
-    num_steps = common.steps(chosen.epochs, TRAIN_IMAGES, batch_size=4096)
-    config = ConfigDict(common.loop_settings(num_steps, batch_size=4096))
+    num_steps = loop.steps(chosen.epochs, TRAIN_IMAGES, batch_size=4096)
+    config = ConfigDict(loop.settings(num_steps, batch_size=4096))
     config.experiment = "distill.vision.experiment"
     config.eval_every = config.checkpoint_every = 2500
-    config.data = common.images("imagenet2012", "train[:98%]")
+    config.data = vision.images("imagenet2012", "train[:98%]")
     config.data.threads = 16
     sets = dict(minitrain="train[:2%]", validation="train[99%:]", test="validation")
-    config.evaluation = common.evaluation("imagenet2012", sets, 4096, margin=256 / 224)
-    config.student = common.model("r50x1", chosen.resolution, 1000, load=None)
+    config.evaluation = vision.evaluation("imagenet2012", sets, 4096, margin=256 / 224)
+    config.student = vision.model("r50x1", chosen.resolution, 1000, load=None)
     config.teachers = {
-        name: common.model("r152x2", int(name[1:]), 1000, f"weights/R152x2_T_{name[1:]}.npz")
+        name: vision.model("r152x2", int(name[1:]), 1000, f"weights/R152x2_T_{name[1:]}.npz")
         for name in TEACHERS[chosen.teacher]
     }
-    config.optimizers = dict(model=common.adam(0.03, 3e-4, common.warmup(5000, num_steps)))
+    config.optimizers = dict(model=loop.adam(0.03, 3e-4, loop.warmup(5000, num_steps)))
     distance, config.view, config.mixup = ARMS[chosen.arm]
-    config.loss = common.loss(distance, temperature=1.0)
-    common.live_teachers(config)
+    config.loss = vision.loss(distance, temperature=1.0)
+    vision.live_teachers(config)
     return _tiny(config) if chosen.tiny else config
 
 
@@ -67,12 +67,12 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     """The same experiment with small random networks on the embedded images."""
     config.num_steps, config.batch_size = 20, 16
     config.log_every, config.eval_every, config.checkpoint_every = 5, 10, 5
-    config.data = common.images("fashion_mnist_sample", "train[:256]")
+    config.data = vision.images("fashion_mnist_sample", "train[:256]")
     sets = dict(test="test[:100]")
-    config.evaluation = common.evaluation("fashion_mnist_sample", sets, 64, margin=256 / 224)
-    config.student = common.model("tiny", config.student.resolution // 7, 10, load=None)
+    config.evaluation = vision.evaluation("fashion_mnist_sample", sets, 64, margin=256 / 224)
+    config.student = vision.model("tiny", config.student.resolution // 7, 10, load=None)
     config.teachers = {
-        name: common.model("tiny", spec.resolution // 7, 10, load=None)
+        name: vision.model("tiny", spec.resolution // 7, 10, load=None)
         for name, spec in config.teachers.items()
     }
     config.optimizers.model.warmup_steps = 5

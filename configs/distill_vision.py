@@ -16,7 +16,7 @@ consistent, independent, fixed, labels), `view` (another view design of that arm
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import loop, vision
 from moshijax.system.errors import UserError
 
 
@@ -61,7 +61,7 @@ PUBLISHED = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment that the switches name."""
-    chosen = common.switches(
+    chosen = loop.switches(
         arg, tiny=False, quickstart=False, data="pet", duration="fast", arm="funmatch", view=""
     )
     if chosen.arm not in ARMS:
@@ -80,49 +80,49 @@ def _arm(config: ConfigDict, chosen: ConfigDict, temperature: float) -> None:
     distance, view, mixup = ARMS[chosen.arm]
     config.view = chosen.view or (SMALL_VIEWS[view] if config.student.resolution == 28 else view)
     config.mixup = mixup
-    config.loss = common.loss(distance, temperature)
+    config.loss = vision.loss(distance, temperature)
 
 
 def _published(chosen: ConfigDict) -> ConfigDict:
     name, num_classes, images, (train, validation, test) = SETS[chosen.data]
     epochs, temperature, learning_rate, weight_decay = PUBLISHED[chosen.data, chosen.duration]
-    num_steps = common.steps(epochs, images, batch_size=512)
-    config = ConfigDict(common.loop_settings(num_steps, batch_size=512))
+    num_steps = loop.steps(epochs, images, batch_size=512)
+    config = ConfigDict(loop.settings(num_steps, batch_size=512))
     config.experiment = "distill.vision.experiment"
     minitrain = "train[:1024]" if chosen.data in ("food", "sun") else "train[:512]"
     sets = dict(minitrain=minitrain, validation=validation, test=test)
-    config.data = common.images(name, train)
-    config.evaluation = common.evaluation(name, sets, batch_size=512, margin=160 / 128)
-    config.student = common.model("r50x1", 128, num_classes, load=None)
+    config.data = vision.images(name, train)
+    config.evaluation = vision.evaluation(name, sets, batch_size=512, margin=160 / 128)
+    config.student = vision.model("r50x1", 128, num_classes, load=None)
     weights = f"weights/R152x2_T_{chosen.data}128.npz"
-    config.teachers = dict(bit=common.model("r152x2", 128, num_classes, load=weights))
-    warmup_steps = common.warmup(1500, num_steps)
-    config.optimizers = dict(model=common.adam(learning_rate, weight_decay, warmup_steps))
+    config.teachers = dict(bit=vision.model("r152x2", 128, num_classes, load=weights))
+    warmup_steps = loop.warmup(1500, num_steps)
+    config.optimizers = dict(model=loop.adam(learning_rate, weight_decay, warmup_steps))
     _arm(config, chosen, temperature)
-    common.live_teachers(config)
+    vision.live_teachers(config)
     return config
 
 
 def _quickstart(chosen: ConfigDict) -> ConfigDict:
     teaching = chosen.arm == "teacher"
-    config = ConfigDict(common.loop_settings(1200 if teaching else 2400, batch_size=128))
+    config = ConfigDict(loop.settings(1200 if teaching else 2400, batch_size=128))
     config.experiment = "distill.vision.experiment"
     config.log_every, config.eval_every, config.checkpoint_every = 50, 300, 300
     config.final_sets = ("test",)
     train = "train[:12000]" if teaching else "train[12000:13000]"
-    config.data = common.images("fashion_mnist_sample", train)
+    config.data = vision.images("fashion_mnist_sample", train)
     config.data.threads = 1  # Small arrays are rendered faster than threads are fed.
     sets = dict(validation="train[13000:14000]", test="test")
     # These objects fill their images: crops of 28 out of 32 pixels still show them.
     config.data.margin = margin = 32 / 28
-    config.evaluation = common.evaluation("fashion_mnist_sample", sets, 500, margin)
-    teacher = common.model("small_teacher", 28, 10, load="runs/quickstart/teacher")
+    config.evaluation = vision.evaluation("fashion_mnist_sample", sets, 500, margin)
+    teacher = vision.model("small_teacher", 28, 10, load="runs/quickstart/teacher")
     config.teachers = {} if teaching else dict(teacher=teacher)
     student = "small_teacher" if teaching else "small_student"
-    config.student = common.model(student, 28, 10, load=None)
-    config.optimizers = dict(model=common.adam(3e-3, 1e-4, warmup_steps=100))
+    config.student = vision.model(student, 28, 10, load=None)
+    config.optimizers = dict(model=loop.adam(3e-3, 1e-4, warmup_steps=100))
     _arm(config, chosen, temperature=2.0)
-    common.live_teachers(config)
+    vision.live_teachers(config)
     return config
 
 
@@ -136,6 +136,6 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.optimizers.model.warmup_steps = 5
     models = [config.student, *config.teachers.values()]
     for model in models:
-        model.preset, model.load = "tiny", common.text(None)
+        model.preset, model.load = "tiny", loop.text(None)
     config.fixed_draws = 2
     return config

@@ -14,22 +14,22 @@ Switches: `preset` (helium_7b or helium_2b), `tiny` (CPU, a minute).
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import loop, speech
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment that the switches name."""
-    chosen = common.switches(arg, tiny=False, preset="helium_7b")
-    config = ConfigDict(common.loop_settings(num_steps=500_000, batch_size=1024))
+    chosen = loop.switches(arg, tiny=False, preset="helium_7b")
+    config = ConfigDict(loop.settings(num_steps=500_000, batch_size=1024))
     config.experiment = "moshijax.experiments.lm"
     config.mesh = dict(data=1, fsdp=-1, tensor=1)
     config.eval_every = config.checkpoint_every = 2000
     config.compute_dtype = "bfloat16"
-    config.model = common.language_model(chosen.preset)
-    config.loss = common.lm_loss()
+    config.model = speech.language_model(chosen.preset)
+    config.loss = speech.lm_loss()
     # Text of its own has no padding to make light of.
     config.loss.padding_weight = 1.0
-    config.optimizers = dict(model=common.adamw(3e-4, warmup_steps=2000))
+    config.optimizers = dict(model=loop.adamw(3e-4, warmup_steps=2000))
     config.data = dict(train="text/train-*.array_record", length=4096)
     config.evaluation = dict(sets=dict(test="text/test-*.array_record"), batch_size=1024)
-    return common.tiny_language_model(config, "helium_7b_tiny") if chosen.tiny else config
+    return speech.tiny_language_model(config, "helium_7b_tiny") if chosen.tiny else config

@@ -18,7 +18,7 @@ Switches: `stage` (1), `preset` (moshi_7b or any other Moshi), `tiny` (CPU, a mi
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import loop, speech
 from moshijax.system.errors import UserError
 
 
@@ -29,21 +29,21 @@ WINDOW = round(300 * FRAME_RATE)  # 5 minutes
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment that the switches name."""
-    chosen = common.switches(arg, tiny=False, stage=1, preset="moshi_7b")
+    chosen = loop.switches(arg, tiny=False, stage=1, preset="moshi_7b")
     if chosen.stage not in STAGES:
         raise UserError(f"switch stage: {chosen.stage} is unknown, take one of {STAGES}.")
     rows = round(16 * 3600 / 300)  # 16 hours in windows of 5 minutes (section 4.3)
-    config = ConfigDict(common.loop_settings(num_steps=1_000_000, batch_size=rows))
+    config = ConfigDict(loop.settings(num_steps=1_000_000, batch_size=rows))
     config.experiment = "moshijax.experiments.lm"
     config.mesh = dict(data=1, fsdp=-1, tensor=1)
     config.eval_every = config.checkpoint_every = 2000
     config.compute_dtype = "bfloat16"
     delays = (0, *(0, 2, 2, 2, 2, 2, 2, 2) * 2)
-    config.model = common.language_model(chosen.preset, delays=delays)
-    config.loss = common.lm_loss()
+    config.model = speech.language_model(chosen.preset, delays=delays)
+    config.loss = speech.lm_loss()
     # The warm-up's length is not published; this is Hibiki's for text.
     rates = ((r"temporal/.*", 3e-5 / 2e-4), (r"depth/.*", 1.0))
-    config.optimizers = dict(model=common.adamw(2e-4, warmup_steps=2000, rates=rates))
+    config.optimizers = dict(model=loop.adamw(2e-4, warmup_steps=2000, rates=rates))
     config.data = dict(train="codes/train-*.array_record", length=WINDOW)
     config.evaluation = dict(sets=dict(test="codes/test-*.array_record"), batch_size=rows)
-    return common.tiny_language_model(config, "moshi_7b_tiny") if chosen.tiny else config
+    return speech.tiny_language_model(config, "moshi_7b_tiny") if chosen.tiny else config

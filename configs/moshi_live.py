@@ -9,17 +9,17 @@ Switches: `batch` (sessions), `preset` (moshi_7b or any other that hears), `tiny
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import loop, speech
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment that the switches name."""
-    chosen = common.switches(arg, tiny=False, batch=1, preset="moshi_7b")
+    chosen = loop.switches(arg, tiny=False, batch=1, preset="moshi_7b")
     hour = round(3600 * 12.5)
-    config = ConfigDict(common.loop_settings(num_steps=hour, batch_size=chosen.batch))
+    config = ConfigDict(loop.settings(num_steps=hour, batch_size=chosen.batch))
     config.experiment = "moshijax.experiments.live"
     config.mesh = dict(data=1, fsdp=1, tensor=-1)
     config.compute_dtype = "bfloat16"
     preset = "moshi_7b_tiny" if chosen.tiny else chosen.preset
-    config.model = common.language_model(preset, kernel="xla", remat="full")
+    config.model = speech.language_model(preset, kernel="xla", remat="full")
     return config

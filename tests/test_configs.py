@@ -6,11 +6,13 @@ import pathlib
 import jax
 import pytest
 
-from configs import common, distill_imagenet, distill_vision, helium, moshi, moshi_live
+from configs import distill_imagenet, distill_vision, helium, moshi, moshi_live
+from configs.loop import warmup
 from distill import distances
 from distill.vision import teachers, views
 from distill.vision.rules import RULES
 from moshijax import shard
+from moshijax.cli import config_files
 from moshijax.experiments import live
 from moshijax.experiments import lm as experiments_lm
 from moshijax.nn.paths import named_leaves
@@ -19,11 +21,8 @@ from moshijax.train import loop, optim, program
 from moshijax.train.log import read_metrics
 
 
-FILES = sorted(
-    p.stem
-    for p in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
-    if p.stem != "common"
-)
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+FILES = [path.stem for path in config_files.experiments(FOLDER)]
 MODULES = {"distill_vision": distill_vision, "distill_imagenet": distill_imagenet}
 LANGUAGE = {"moshi": moshi, "helium": helium}
 PLANNED = {"moshi_live": moshi_live}
@@ -148,8 +147,8 @@ def test_epochs_become_the_published_numbers_of_steps():
 
 
 def test_warmup_never_fills_a_short_run():
-    assert common.warmup(1500, 19922) == 1500
-    assert common.warmup(1500, 1992) == 498
+    assert warmup(1500, 19922) == 1500
+    assert warmup(1500, 1992) == 498
     assert distill_imagenet.get_config("epochs=30").optimizers.model.warmup_steps < 5000
     assert distill_vision.get_config("data=pet").optimizers.model.warmup_steps == 1500
 

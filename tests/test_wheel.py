@@ -43,9 +43,8 @@ def test_the_experiments_of_a_wheel_are_read_from_an_empty_folder(site, tmp_path
 import pathlib
 from moshijax.cli import config_files
 folder = config_files.published()
-for path in folder.glob("*.py"):
-    if path.stem != "common":
-        print(path.stem, config_files.load(f"configs/{path.name}:tiny").experiment)
+for path in config_files.experiments(folder):
+    print(path.stem, config_files.load(f"configs/{path.name}:tiny").experiment)
 print(folder)
 """
     result = call(tmp_path, site, line)

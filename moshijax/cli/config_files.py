@@ -35,6 +35,11 @@ def published() -> pathlib.Path:
     return inside if inside.is_dir() else package.parent / PACKAGE
 
 
+def experiments(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The experiments in a folder; its other files are what they share."""
+    return [p for p in sorted(folder.glob("*.py")) if "\ndef get_config(" in p.read_text("utf-8")]
+
+
 def find(name: str) -> tuple[pathlib.Path, list[str]]:
     """Returns the file of FILE[:SWITCHES], and the switches if there are any.
 
@@ -50,8 +55,8 @@ def find(name: str) -> tuple[pathlib.Path, list[str]]:
         for file in (path, ours):
             if file.exists() and not file.is_dir():
                 return file, [":".join(parts[count:])] if count < len(parts) else []
-    files = sorted(published().glob("*.py"))
-    remedy = f"take one of {', '.join(f'{PACKAGE}/{p.name}' for p in files if p.stem != 'common')}"
+    files = experiments(published())
+    remedy = f"take one of {', '.join(f'{PACKAGE}/{path.name}' for path in files)}"
     if not parts[0]:
         raise UserError(f"--config is empty: {remedy}")
     what = "is a folder" if pathlib.Path(parts[0]).is_dir() else "there is no such file"
@@ -90,7 +95,7 @@ def missing_key(error: Exception) -> str | None:
         return None
     # A KeyError's own words are 'NAME' and a suggestion.
     name = error.name if isinstance(error, AttributeError) else str(error.args[0]).split("'")[1]
-    return f"the config has no key {name}: take over what {PACKAGE}/common.py gives experiments"
+    return f"the config has no key {name}: take over what {PACKAGE}/loop.py gives experiments"
 
 
 def _run(path: pathlib.Path) -> Any:

@@ -94,7 +94,7 @@ def test_a_file_that_is_not_there_is_one_sentence_that_names_the_published(folde
             config_files.load(name)
         assert message in str(error.value)
         assert str(error.value).endswith("configs/moshi.py, configs/moshi_live.py")
-        assert "common" not in str(error.value)
+        assert "loop" not in str(error.value)
 
 
 def test_an_unknown_switch_is_named(folder):
@@ -109,24 +109,24 @@ def test_published_files_are_found_from_anywhere_unless_there_are_own_ones(folde
 
 
 def test_files_import_their_neighbours_before_the_published_ones(folder, monkeypatch):
-    write("configs/mine.py", "from configs import common, own\nfrom . import own as same\n" + GOOD)
+    write("configs/mine.py", "from configs import loop, own\nfrom . import own as same\n" + GOOD)
     write("configs/own.py", "")
     assert config_files.load("configs/mine.py").arg == ""
-    write("elsewhere/mine.py", "import configs.common\nfrom configs.common import switches" + GOOD)
+    write("elsewhere/mine.py", "import configs.loop\nfrom configs.loop import switches" + GOOD)
     assert config_files.load("elsewhere/mine.py").arg == ""
-    write("configs/common.py", "raise ValueError('of the neighbour')")
+    write("configs/loop.py", "raise ValueError('of the neighbour')")
     with pytest.raises(UserError, match="of the neighbour"):
         config_files.load("configs/mine.py")
     # A regular package of that name, on the path: it is whole, and ours is not taken for it.
     write("project/configs/__init__.py", "WIDTH = 3")
-    write("elsewhere/mine.py", "from configs import WIDTH, common\nx = common.switches" + GOOD)
+    write("elsewhere/mine.py", "from configs import WIDTH, loop\nx = loop.switches" + GOOD)
     monkeypatch.setattr(sys, "path", [str(folder / "project"), *sys.path])
     assert config_files.load("elsewhere/mine.py").arg == ""
     assert config_files.load("configs/helium.py:tiny").num_steps == 40
 
 
 def test_reading_leaves_no_module_and_no_file_behind(folder):
-    write("configs/mine.py", "from configs import common" + GOOD)
+    write("configs/mine.py", "from configs import loop" + GOOD)
     before = {name: sys.modules[name] for name in sys.modules if name.startswith("configs")}
     config_files.load("configs/mine.py")
     after = {name: sys.modules[name] for name in sys.modules if name.startswith("configs")}

@@ -178,8 +178,8 @@ def test_wrong_command_ends_with_one_sentence(extra, sentence):
 
 
 def test_a_file_that_is_no_experiment_is_refused():
-    sentence = "preflight: --config configs/common.py: there is no get_config(): name one such as"
-    refused(["--config", "configs/common.py", "--topology", "v5e:2x2"], sentence)
+    sentence = "preflight: --config configs/loop.py: there is no get_config(): name one such as"
+    refused(["--config", "configs/loop.py", "--topology", "v5e:2x2"], sentence)
 
 
 def refused(arguments, sentence):

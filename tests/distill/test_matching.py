@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import loop, vision
 from distill.matching import DistillTask, Head
 
 
@@ -41,9 +41,9 @@ def make(key):
 
 
 def task(accumulate=1, distance="kl", matcher=None):
-    optimizer = common.adam(0.1, 0.0, 0) | dict(decay=((r".*", 0.0),))
+    optimizer = loop.adam(0.1, 0.0, 0) | dict(decay=((r".*", 0.0),))
     config = ConfigDict(
-        dict(loss=common.loss(distance, 2.0), accumulate=accumulate, average=None, num_steps=4)
+        dict(loss=vision.loss(distance, 2.0), accumulate=accumulate, average=None, num_steps=4)
     )
     config.optimizers = dict(model=optimizer)
     return DistillTask(config, matcher or Streams(), make, (), {"teacher": make(jax.random.key(7))})

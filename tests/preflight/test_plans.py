@@ -5,6 +5,7 @@ import jax
 import pytest
 
 from moshijax import shard
+from moshijax.cli import config_files
 from moshijax.preflight import memory, search
 from moshijax.preflight.examine import changed, read
 from moshijax.train import program
@@ -12,7 +13,7 @@ from moshijax.train.task import find
 
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
-FILES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("common", "__init__"))
+FILES = [path.stem for path in config_files.experiments(CONFIGS)]
 
 
 @pytest.mark.parametrize("file", FILES)
