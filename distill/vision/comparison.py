@@ -14,7 +14,10 @@ import platform
 import queue
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,7 +59,44 @@ def command(arm: str, workdir: pathlib.Path) -> list[str]:
     return line
 
 
-def train(arm: str, workdir: pathlib.Path, cores: set[int]) -> None:
+class Runs:
+    """The runs that go on now, each a process of its own, which are stopped together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    @contextmanager
+    def started(self, line: list[str]) -> Generator[subprocess.Popen[str]]:
+        """A process of this command line; it has ended in the end."""
+        with self._lock:
+            if self._stopped:
+                raise concurrent.futures.CancelledError
+            # In a session of its own it gets a terminal's Ctrl-C once: from here.
+            process = subprocess.Popen(
+                line, stderr=subprocess.PIPE, text=True, start_new_session=True
+            )
+            self._running.add(process)
+        with process:
+            yield process
+        with self._lock:
+            self._running.remove(process)
+
+    @contextmanager
+    def stopped_at_failure(self) -> Generator[None]:
+        """When anything fails inside, or a signal comes, the runs save and end; none is begun."""
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._stopped = True
+                for process in self._running:
+                    process.terminate()
+            raise
+
+
+def train(arm: str, workdir: pathlib.Path, cores: set[int], runs: Runs) -> None:
     """Trains an arm on these cores in a process of its own, passing its lines on.
 
     Raises:
@@ -64,35 +104,46 @@ def train(arm: str, workdir: pathlib.Path, cores: set[int]) -> None:
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # Of this thread, and of the process it starts.
-    with subprocess.Popen(command(arm, workdir), stderr=subprocess.PIPE, text=True) as process:
+    with runs.started(command(arm, workdir)) as process:
         for line in process.stderr or ():
             print(line, end="", file=sys.stderr, flush=True)
     if process.returncode:
         raise UserError(f"the run of arm {arm!r} in {workdir / arm} failed: see above.")
 
 
-def train_all(workdir: pathlib.Path) -> None:
-    """The teacher on all cores, then the students side by side."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    # A small network gains little from a second thread.
-    workers = min(len(cores), len(ARMS))
-    shares = [set(cores[i::workers]) for i in range(workers)]
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pool.submit(train, "teacher", workdir, set(cores)).result()
-    free: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+def train_side_by_side(
+    arms: Iterable[str], workdir: pathlib.Path, shares: Sequence[set[int]]
+) -> None:
+    """Trains arms, as many at a time as there are shares of the cores."""
+    runs, free = Runs(), queue.SimpleQueue[set[int]]()
     for share in shares:
         free.put(share)
 
     def run(arm: str) -> None:
         share = free.get()
         try:
-            train(arm, workdir, share)
+            train(arm, workdir, share, runs)
         finally:
             free.put(share)
 
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        for job in [pool.submit(run, arm) for arm in ARMS]:
+    # The pool waits for its threads, hence the inner one; a second signal ends that, hence the
+    # outer one.
+    with (
+        runs.stopped_at_failure(),
+        concurrent.futures.ThreadPoolExecutor(len(shares)) as pool,
+        runs.stopped_at_failure(),
+    ):
+        for job in concurrent.futures.as_completed([pool.submit(run, arm) for arm in arms]):
             job.result()
+
+
+def train_all(workdir: pathlib.Path) -> None:
+    """The teacher on all cores, then the students side by side."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    train_side_by_side(["teacher"], workdir, [set(cores)])
+    # A small network gains little from a second thread.
+    workers = min(len(cores), len(ARMS))
+    train_side_by_side(ARMS, workdir, [set(cores[i::workers]) for i in range(workers)])
 
 
 def sample(arm: str, title: str) -> report.Sample:
