@@ -33,7 +33,8 @@ def fold_frames(
         chunk_frames: frames of a chunk at most; rounded up to whole tiles.
     """
     count = -(-parts[0].shape[1] // align(chunk_frames))
-    chunks = tuple(_cut(part, count) for part in parts)
+    # Of frames that are split over devices each chunk would gather all anew.
+    chunks = tuple(_cut(split_rows(part), count) for part in parts)
 
     @jax.checkpoint
     def add(total: Sums, chunk: tuple[Array, ...]) -> tuple[Sums, None]:

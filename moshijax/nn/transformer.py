@@ -16,7 +16,7 @@ from moshijax.nn.attention import SlidingAttention
 from moshijax.nn.cross import CrossAttention, Source
 from moshijax.nn.linear import Linear
 from moshijax.nn.norms import LayerNorm, RMSNorm
-from moshijax.nn.rows import split_rows
+from moshijax.nn.rows import split_frames
 from moshijax.nn.streaming import State
 
 
@@ -178,7 +178,7 @@ class Transformer(nnx.Module):
         """Transforms one chunk."""
         if isinstance(self.layers, Block):
             body = jax.checkpoint(
-                lambda x, layer: layer[0](split_rows(x), *layer[1:]), policy=REMAT[self.remat]
+                lambda x, layer: layer[0](split_frames(x), *layer[1:]), policy=REMAT[self.remat]
             )
             return jax.lax.scan(body, x, (self.layers, state, sources))
         states = []

@@ -8,8 +8,10 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moshijax import shard
 from moshijax.nn.norms import LayerNorm, RMSNorm
 from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.nn.rules import RULES
 from moshijax.nn.streaming import batch_axes
 from moshijax.nn.transformer import Transformer, TransformerConfig, stack, unstack
 from tests import contract
@@ -106,3 +108,36 @@ def test_bfloat16_stays_near_float32():
     y, _ = narrow(x.astype(jnp.bfloat16), narrow.init_state(2, LENGTH))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(jnp.float32), MODULES["mimi"](x)[0], atol=0.15)
+
+
+def gradient(mesh, shape):
+    """The compiled gradient of a sum over the stack's output, each array split over the mesh."""
+    layers = shard.shaped(stacked["moshi"], shard.shard_like(stacked["moshi"], mesh, RULES))
+    stream = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=jax.NamedSharding(mesh, shard.BATCH))
+
+    def run(layers, stream):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return jnp.sum(layers(stream)[0] ** 2)
+
+    return jax.jit(jax.grad(run, argnums=(0, 1))).lower(layers, stream).compile()
+
+
+@pytest.mark.parametrize("length", [1, 30, 32])
+def test_a_stack_over_a_tensor_axis_has_the_gradients_of_one_device(length):
+    stream = jax.random.normal(jax.random.key(2), (2, length, 8))
+    one = shard.make_mesh(dict(data=1), jax.devices()[:1])
+    found = []
+    for mesh in (one, shard.make_mesh(dict(fsdp=2, tensor=2), jax.devices()[:4])):
+        placed = (
+            shard.place(stacked["moshi"], mesh, RULES),
+            jax.device_put(stream, jax.NamedSharding(mesh, shard.BATCH)),
+        )
+        found.append(jax.device_get(gradient(mesh, stream.shape)(*placed)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), *found)
+
+
+def test_what_each_block_keeps_for_its_gradient_is_split_over_a_tensor_axis():
+    mesh = shard.make_mesh(dict(fsdp=2, tensor=4))
+    text = gradient(mesh, (2, 64, 8)).as_text()
+    assert "f32[2,1,16,8]" in text  # Inputs of both layers: a row and a quarter of the frames.
+    assert "f32[2,1,64,8]" not in text
