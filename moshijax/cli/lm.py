@@ -26,6 +26,7 @@ from moshijax.cli.audio import PUBLISHED, load, warn
 from moshijax.cli.lm_loading import find_config, load_tokenizer, open_session
 from moshijax.cli.terminal import RARE, complaining, make_parser
 from moshijax.codec.config import PRESETS as MIMI_PRESETS
+from moshijax.convert.lm.beside import AUDIO, TEXT
 from moshijax.data.audio import Recording, cut
 from moshijax.data.audio_writer import check_output, writing
 from moshijax.live.mimi import decoder, encoder
@@ -225,22 +226,11 @@ def parser() -> argparse.ArgumentParser:
         default=100,
         help="most pieces to write (default: 100)",
     )
-    rare(
-        "--text-temperature",
-        metavar="T",
-        type=float,
-        default=0.7,
-        help="0: the likeliest (default: 0.7)",
-    )
-    rare("--text-top-k", metavar="K", type=int, default=25, help="0: all (default: 25)")
-    rare(
-        "--audio-temperature",
-        metavar="T",
-        type=float,
-        default=0.8,
-        help="0: the likeliest (default: 0.8)",
-    )
-    rare("--audio-top-k", metavar="K", type=int, default=250, help="0: all (default: 250)")
+    for stream, usual in (("text", TEXT), ("audio", AUDIO)):
+        told = f"(default: config.json's, else {usual.temperature})"
+        rare(f"--{stream}-temperature", metavar="T", type=float, help=f"0: the likeliest {told}")
+        told = f"(default: config.json's, else {usual.top_k})"
+        rare(f"--{stream}-top-k", metavar="K", type=int, help=f"0: all {told}")
     rare(
         "--top-p", metavar="P", type=float, default=1.0, help="share of the likeliest to draw from"
     )

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from moshijax.convert.hub import locate
 from moshijax.convert.lm import load_lm
-from moshijax.convert.lm.beside import read_config
+from moshijax.convert.lm.beside import AUDIO, TEXT, read_config, read_sampling
 from moshijax.convert.weights import find_beside
 from moshijax.live.session import Session
 from moshijax.lm.conditioning import read_values
@@ -76,15 +76,36 @@ def load_tokenizer(path: str, config: MoshiConfig | None) -> Any:
     return tokenizer
 
 
+def find_sampling(args: argparse.Namespace) -> tuple[Sampling, Sampling]:
+    """How text and codes are drawn: as given, else as a config.json tells, else as by Moshi."""
+    file = None
+    if args.lm != "random" and args.preset is None:
+        file = find_beside(args.lm, "config.json")
+    text, audio = (TEXT, AUDIO) if file is None else read_sampling(file)
+
+    def chosen(usual: Sampling, temperature: float | None, top_k: int | None) -> Sampling:
+        return Sampling(
+            usual.temperature if temperature is None else temperature,
+            usual.top_k if top_k is None else top_k,
+            args.top_p,
+        )
+
+    return (
+        chosen(text, args.text_temperature, args.text_top_k),
+        chosen(audio, args.audio_temperature, args.audio_top_k),
+    )
+
+
 def open_session(args: argparse.Namespace, config: MoshiConfig) -> Session:
     """Loads or draws the model and starts a session."""
+    text, audio = find_sampling(args)
     model = open_model(args, config)
     # A model without conditions is guided away from itself blind to its text.
     blind = not config.conditions
     guidance = None if args.guidance is None else Guidance(args.guidance, no_text=blind)
     settings = Settings(
-        text=Sampling(args.text_temperature, args.text_top_k, args.top_p),
-        audio=Sampling(args.audio_temperature, args.audio_top_k, args.top_p),
+        text=text,
+        audio=audio,
         guidance=guidance,
         padding_bonus=args.padding_bonus,
         repetition_penalty=args.repetition_penalty,

@@ -71,8 +71,9 @@ def _check_numbers(args: argparse.Namespace) -> None:
         if value is not None and not 0 <= value < math.inf:
             raise UserError(f"{flag(name)} {value} is no finite number from 0 on")
     for name in ("text_top_k", "audio_top_k", "num_pieces"):
-        if getattr(args, name) < 0:
-            raise UserError(f"{flag(name)} {getattr(args, name)} is below 0")
+        value = getattr(args, name)
+        if value is not None and value < 0:
+            raise UserError(f"{flag(name)} {value} is below 0")
     if not 0 < args.top_p <= 1:
         raise UserError(f"--top-p {args.top_p} is not above 0 and at most 1")
     if not math.isfinite(args.padding_bonus):

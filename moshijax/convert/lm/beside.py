@@ -8,15 +8,21 @@ from typing import Any
 from moshijax.convert.fields import as_json, read_fields
 from moshijax.convert.kinds import HELIUM, MOSHI, recognise
 from moshijax.convert.lm.helium import from_helium
-from moshijax.convert.lm.read import WIDTH, from_moshi
+from moshijax.convert.lm.read import ROWS, WIDTH, from_moshi
 from moshijax.convert.weights import Weights, find_beside
 from moshijax.lm.config import MoshiConfig
+from moshijax.lm.sampling import Sampling
 from moshijax.nn.lora import scaling_of
 from moshijax.system.errors import UserError
 
 
 SCALING = "lora_scaling"  # in config.json, and in the metadata of files of ours
 DEFAULT_SCALING = 2.0  # of Moshi's loader
+TEXT, AUDIO = Sampling(0.7, 25), Sampling(0.8, 250)  # of Moshi's `LMGen`
+GENERATION = {
+    *("use_sampling", "temp", "temp_text", "top_k", "top_k_text"),
+    *("check", "support_out_of_sync"),  # Change nothing that is drawn.
+}
 
 
 def read_config(path: str | os.PathLike[str]) -> MoshiConfig:
@@ -35,6 +41,25 @@ def read_config(path: str | os.PathLike[str]) -> MoshiConfig:
         f"{path} is of {kind}, where a language model is wanted: give it as --mimi, and as --lm a "
         "model of Moshi's family or Helium."
     )
+
+
+def read_sampling(path: str | os.PathLike[str]) -> tuple[Sampling, Sampling]:
+    """How text and codes are drawn: as a config.json has it in `lm_gen_config`, else as by Moshi.
+
+    Raises:
+        UserError: it has what nobody can draw by.
+    """
+    fields = read_fields(pathlib.Path(path))
+    told = fields.object("lm_gen_config")
+    for name in sorted(told.table.keys() - GENERATION):
+        told.fail(name, f"is unknown here: take it out; known are {', '.join(sorted(GENERATION))}")
+    drawn = told.flag("use_sampling", True)
+
+    def read(temperature: str, top_k: str, usual: Sampling) -> Sampling:
+        degree = told.number(temperature, 0, 1e6, usual.temperature)
+        return Sampling(degree if drawn else 0.0, told.integer(top_k, 0, ROWS, usual.top_k))
+
+    return read("temp_text", "top_k_text", TEXT), read("temp", "top_k", AUDIO)
 
 
 def describe_adapters(model: Any) -> dict[str, str]:
