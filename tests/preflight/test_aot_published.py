@@ -8,6 +8,7 @@ import pytest
 from configs import distill_imagenet, helium, moshi
 from moshijax.preflight import tables, topology
 from moshijax.preflight.examine import examine
+from tests.preflight import measured
 
 
 pytest.importorskip("libtpu")
@@ -53,3 +54,12 @@ def test_language_models_fit_and_use_their_chips(module, name, changes, mfu):
     assert report.fits
     assert report.notes == []
     assert report.time.mfu > mfu
+
+
+@pytest.mark.parametrize("row", [name for name, row in measured.ROWS.items() if row.mfu])
+def test_plans_are_near_what_others_measured(row):
+    found = measured.ROWS[row]
+    report = examine(measured.get_config(f"row={row}"), topology.parse(found.topology))
+    sys.stdout.write(tables.report_text(report))  # Shown by -rP.
+    assert report.fits
+    assert report.time.mfu == pytest.approx(found.mfu, rel=0.1)

@@ -29,6 +29,13 @@ def test_a_tpu_may_fill_more_of_its_vector_memory(kind):
     assert name not in compiler_options(device("tpu", "TPU v4"))
 
 
+def test_a_v5p_gathers_streams_beside_its_products_over_a_tensor_axis():
+    name = "xla_tpu_enable_async_collective_fusion_fuse_all_gather"
+    assert compiler_options(device("tpu", "TPU v5"), tensor=4)[name] is True
+    assert name not in compiler_options(device("tpu", "TPU v5"), tensor=1)
+    assert name not in compiler_options(device("tpu", "TPU v5 lite"), tensor=4)
+
+
 def test_other_compilers_are_told_nothing():
     assert compiler_options(device("gpu", "NVIDIA H200"), 40960) == {}
     assert compiler_options(jax.devices()[0], 40960) == {}
