@@ -70,7 +70,7 @@ def _nested(module: hlo.Module, name: str | None) -> Iterator[hlo.Instruction]:
             yield op._replace(opcode="reduce-scatter", type=kept)
         else:
             yield op
-        if op.opcode == "fusion":
+        if op.opcode in ("fusion", "call"):  # Sparse cores run what they are given as a call.
             yield from _nested(module, op.called)
 
 

@@ -82,6 +82,33 @@ def test_a_fused_all_reduce_and_slice_is_a_reduce_scatter():
     assert found.seconds == pytest.approx(3 * 16 * 128 * 2 / LINK)
 
 
+OFFLOADED = """
+%called.1 (a: bf16[16,128], t: token[]) -> bf16[64,128] {
+  %t = token[] parameter(1)
+  %a = bf16[16,128]{1,0} parameter(0)
+  ROOT %all-gather.1 = bf16[64,128]{1,0} all-gather(%a), channel_id=1, replica_groups=[2,4]<=[8]
+}, execution_thread="sparsecore"
+
+%async.1 (b: bf16[16,128], u: token[]) -> bf16[64,128] {
+  %u = token[] parameter(1)
+  %b = bf16[16,128]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[64,128]{1,0} call(%b, %u), to_apply=%called.1
+}, execution_thread="sparsecore"
+
+ENTRY %main (p: bf16[16,128]) -> bf16[64,128] {
+  %p = bf16[16,128]{1,0} parameter(0)
+  %start = ((bf16[16,128]{1,0}), bf16[64,128]{1,0}) async-start(%p), calls=%async.1
+  ROOT %done = bf16[64,128]{1,0} async-done(%start)
+}
+"""
+
+
+def test_what_the_sparse_cores_send_is_found():
+    (found,) = collectives.find(hlo.parse(OFFLOADED), place())
+    assert (found.kind, found.axes, found.bytes) == ("all-gather", "fsdp", 64 * 128 * 2)
+    assert found.overlapped
+
+
 def test_rings_are_twice_as_fast_as_lines_and_sides_add_up():
     row, column, both = [[0, 1, 2, 3]], [[0, 4]], [list(range(8))]
     assert collectives.link_rate(row, place()) == LINK
