@@ -50,7 +50,7 @@ def evaluate(config: ConfigDict, student: str, with_teachers: bool = True) -> di
     mesh = shard.make_mesh(config.mesh)
     parts = experiment.prepare(config, mesh, train=False)
     model = teachers.load_model(config.student, config.seed)
-    state = State(shard.place(model, mesh, RULES), None, None)
+    state = State(shard.place(model, mesh, RULES), {}, None)
     sets = sums_over(parts.fidelity, parts.sets, mesh)
     key = jax.random.key(config.seed)
     return evaluators.numbers(evaluators.evaluate(sets, state, parts.task.frozen, key, mesh))

@@ -21,7 +21,7 @@ from moshijax import shard
 from moshijax.nn.paths import named_leaves
 from moshijax.system.errors import UserError
 from moshijax.train.evaluators import sums_over
-from moshijax.train.task import AnyMesh, Experiment
+from moshijax.train.task import Experiment
 
 
 # Keys of the config that trade speed for memory, the fastest values first.
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
     sets: dict[str, EvalBatches]
 
 
-def make(config: ConfigDict, mesh: AnyMesh) -> Experiment:
+def make(config: ConfigDict, mesh: shard.AnyMesh) -> Experiment:
     """The experiment of a config: on an abstract mesh its shapes alone.
 
     Raises:

@@ -5,20 +5,21 @@
 Nothing is trained: the model is frozen, the state is that of the sessions, a step is a frame.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from moshijax import shard
 from moshijax.lm.generate import LiveState, Settings, init_state, step
 from moshijax.lm.moshi import Moshi, cast
 from moshijax.lm.rules import RULES
 from moshijax.nn.transformer import unstack
 from moshijax.train import settings
 from moshijax.train.lm import frame_flops, model_config
-from moshijax.train.task import AnyMesh, Experiment
+from moshijax.train.task import Experiment
 
 
 class LiveTask:
@@ -47,7 +48,12 @@ class LiveTask:
         return init_state(self.make(key), self.rows)
 
     def update(
-        self, kind: str, state: LiveState, frozen: Moshi, batch: Any, key: jax.Array
+        self,
+        kind: str,
+        state: LiveState,
+        frozen: Moshi,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array,
     ) -> tuple[LiveState, dict[str, jax.Array]]:
         """One frame of every session; `batch` holds the users' `codes` [B, Q]."""
         del kind
@@ -55,7 +61,7 @@ class LiveTask:
         return state, {"codes": frame.codes}
 
 
-def make(config: ConfigDict, mesh: AnyMesh) -> Experiment:
+def make(config: ConfigDict, mesh: shard.AnyMesh) -> Experiment:
     """What is planned: the task, and the shapes of what the users say in a frame."""
     del mesh  # Nothing is read.
     task = LiveTask(config)

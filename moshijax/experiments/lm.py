@@ -30,7 +30,7 @@ from moshijax.train import settings
 from moshijax.train.checkpoints import load_parameters
 from moshijax.train.evaluators import Evaluator, sums_over
 from moshijax.train.lm import LMTask, preset_of
-from moshijax.train.task import AnyMesh, Experiment
+from moshijax.train.task import Experiment
 
 
 # Keys of the config that trade speed for memory, the fastest values first.
@@ -41,7 +41,7 @@ CHOICES = {
 }
 
 
-def make(config: ConfigDict, mesh: AnyMesh) -> Experiment:
+def make(config: ConfigDict, mesh: shard.AnyMesh) -> Experiment:
     """The experiment of a config: on an abstract mesh its shapes alone.
 
     Raises:

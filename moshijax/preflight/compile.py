@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 
@@ -15,7 +15,17 @@ from moshijax.preflight import hlo, memory
 from moshijax.train.chips import Chip
 
 
+Result = TypeVar("Result")
 FITS, EXCEEDS, FAILED = "fits", "does not fit", "not compiled"
+
+
+@runtime_checkable
+class Lowered(Protocol):
+    """What `jit(...).lower(...)` gives, as far as it is used here."""
+
+    def compile(self, compiler_options: dict[str, str | bool]) -> jax.stages.Compiled:
+        """The compiled program."""
+        ...
 
 
 class Outcome(NamedTuple):
@@ -28,7 +38,7 @@ class Outcome(NamedTuple):
     module: hlo.Module | None  # The optimised program; None unless it fits.
 
 
-def compile_for(lowered: Any, chip: Chip, argument_bytes: float) -> Outcome:
+def compile_for(lowered: Lowered, chip: Chip, argument_bytes: float) -> Outcome:
     """Compiles; an error of the compiler is an answer.
 
     Args:
@@ -51,6 +61,8 @@ def compile_for(lowered: Any, chip: Chip, argument_bytes: float) -> Outcome:
         seconds = time.perf_counter() - start
         module = hlo.parse(_read(folder, "after_codegen"))
         stats = compiled.memory_analysis()
+        if stats is None:
+            raise NotImplementedError("the compiler says nothing of its memory")
         needed = memory.read_total(_read(folder, "memory-usage-report"))
         assignment = _read(folder, "buffer-assignment")
     arguments, output = stats.argument_size_in_bytes, stats.output_size_in_bytes
@@ -67,12 +79,12 @@ def compile_for(lowered: Any, chip: Chip, argument_bytes: float) -> Outcome:
     return Outcome(FITS, "", seconds, usage, module)
 
 
-def _beside(function: Callable[[], Any]) -> Any:
+def _beside(function: Callable[[], Result]) -> Result:
     """The result of a function in a thread of its own, so that an interrupt ends the wait for it.
 
     Python handles no signal in the main thread while a compiler's code runs there.
     """
-    result: Future[Any] = Future()
+    result: Future[Result] = Future()
 
     def run() -> None:
         try:

@@ -5,9 +5,10 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
+from jax.extend.core import Jaxpr
+from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from moshijax import shard
@@ -28,7 +29,7 @@ class Report:
     config: str
     kind: str  # Of the batch whose update it is,
     kinds: Sequence[str]  # and all kinds that the config has.
-    changes: Mapping[str, Any]  # Keys that were set beside it.
+    changes: Mapping[str, object]  # Keys that were set beside it.
     topology: str
     chips: int
     mesh: Mapping[str, int]
@@ -57,10 +58,10 @@ class Report:
         return json.dumps(plain(dataclasses.asdict(self)), indent=1)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Named tuples as objects, and numbers that JSON has."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
+    if named := getattr(value, "_asdict", None):
+        value = named()
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -74,7 +75,7 @@ def examine(
     *,
     name: str = "",
     kind: str | None = None,
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, object] | None = None,
     price: float | None = None,
 ) -> Report:
     """Compiles an update of a config for a slice and adds up what it would take.
@@ -112,7 +113,7 @@ def examine(
         outcome = compile_for(traced.lower(), slice_.chip, arguments)
     done = work.count(outcome.module, slice_.chip) if outcome.module else None
     transfers = []
-    if outcome.module:
+    if outcome.module and not isinstance(mesh, AbstractMesh):
         transfers = collectives.find(outcome.module, topology.lay_out(slice_, mesh))
     arithmetic = _flops(traced.jaxpr.jaxpr, planned.model_flops(kind))
     time = estimate.estimate(arithmetic, slice_.size, slice_.chip, done, transfers)
@@ -178,14 +179,14 @@ def kinds(config: ConfigDict, slice_: topology.Topology) -> list[str]:
     return list(plan(config, check(config, slice_)).batches)
 
 
-def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+def changed(config: ConfigDict, changes: Mapping[str, object]) -> ConfigDict:
     """A copy with some keys, such as `mesh.fsdp`, set."""
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(dict(changes))
     return config
 
 
-def _mesh(slice_: topology.Topology, sizes: Mapping[str, int]) -> tuple[Any, str]:
+def _mesh(slice_: topology.Topology, sizes: Mapping[str, int]) -> tuple[shard.AnyMesh, str]:
     """A mesh over the slice; where libtpu does not know it an abstract one, and why."""
     topology.check_libtpu()
     try:
@@ -194,7 +195,7 @@ def _mesh(slice_: topology.Topology, sizes: Mapping[str, int]) -> tuple[Any, str
         return shard.abstract_mesh(sizes), str(error)
 
 
-def _flops(jaxpr: Any, own: float | None) -> estimate.Flops:
+def _flops(jaxpr: Jaxpr, own: float | None) -> estimate.Flops:
     return estimate.Flops(
         executed=flops.count(jaxpr),
         model=flops.count(jaxpr, recomputed=False) if own is None else own,
@@ -242,7 +243,8 @@ def remedies(
         now = read(config, key)
         later = values[values.index(now) + 1 :] if now in values else values
         if key == "accumulate":
-            later = [n for n in later if n >= now * pieces] or later[-1:]
+            least = config.accumulate * pieces
+            later = [n for n in later if isinstance(n, int) and n >= least] or later[-1:]
         if later:
             notes.append(f"Try --config.{key}={later[0]}.")
     notes.append(f"Or a batch_size of {math.floor(config.batch_size / pieces)} or less.")
@@ -250,9 +252,7 @@ def remedies(
     return notes
 
 
-def read(config: ConfigDict, key: str) -> Any:
+def read(config: ConfigDict, key: str) -> object:
     """The value at a dotted key."""
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value
+    *tables, last = key.split(".")
+    return functools.reduce(ConfigDict.__getitem__, tables, config)[last]

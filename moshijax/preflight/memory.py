@@ -5,10 +5,11 @@ the memory that is set aside for them; it is there also when the program does no
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jaxtyping import PyTree
 
 from moshijax.nn.paths import named_leaves
 from moshijax.preflight import hlo
@@ -97,7 +98,13 @@ def largest_buffers(assignment: str, module: hlo.Module | None) -> tuple[Buffer,
     return tuple(_buffer(size, name, shape, ops, module) for size, _, name, shape in found)
 
 
-def _buffer(size: int, name: str, shape: str, ops: Any, module: hlo.Module | None) -> Buffer:
+def _buffer(
+    size: int,
+    name: str,
+    shape: str,
+    ops: Mapping[str, hlo.Instruction],
+    module: hlo.Module | None,
+) -> Buffer:
     op = ops.get(name)
     if op is None or module is None:
         return Buffer(size, _plain(shape), name, "")
@@ -129,7 +136,9 @@ class Share(NamedTuple):
     chip_bytes: float  # Of what one chip holds.
 
 
-def shares(state: Any, frozen: Any) -> list[Share]:
+def shares(
+    state: PyTree[jax.ShapeDtypeStruct], frozen: PyTree[jax.Array | jax.ShapeDtypeStruct]
+) -> list[Share]:
     """How the parts of a placed state and of frozen arrays are split, the largest first."""
     leaves = {f"state/{name}": x for name, x in named_leaves(state).items()}
     leaves |= {f"frozen/{name}": x for name, x in named_leaves(frozen).items()}
@@ -155,7 +164,7 @@ def _part(name: str) -> str:
 
 
 def nbytes(shape: Sequence[int], dtype: Any) -> float:
-    """Bytes of an array; a random key's are its words'."""
+    """Bytes of an array; a random key's are its two words'."""
     if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         return 8.0
     size = float(jax.numpy.dtype(dtype).itemsize)
@@ -164,7 +173,7 @@ def nbytes(shape: Sequence[int], dtype: Any) -> float:
     return size
 
 
-def chip_bytes(tree: Any) -> float:
+def chip_bytes(tree: PyTree[jax.Array | jax.ShapeDtypeStruct]) -> float:
     """Bytes that one chip holds of placed arrays."""
     sizes = (nbytes(x.sharding.shard_shape(x.shape), x.dtype) for x in jax.tree.leaves(tree))
     return sum(sizes, 0.0)

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,6 +13,7 @@ from moshijax.system.errors import UserError
 from moshijax.train.task import find
 
 
+Settings = dict[str, object]  # Values of a config by dotted key.
 TENSOR = tuple(n for n in (1, 2, 4, 8) if n <= shard.WIDEST_TENSOR)
 
 
@@ -46,11 +46,11 @@ def fit(
     """
     config = changed(config, mesh)
     settings = variants(choices_of(config), config)
-    meshes: list[dict[str, Any]] = [dict(mesh)] if mesh else candidates(config, slice_)
+    meshes: list[Settings] = [dict(mesh)] if mesh else candidates(config, slice_)
     tried: dict[str, Report] = {}
     refused: list[str] = []
 
-    def attempt(change: Mapping[str, Any]) -> Report | None:
+    def attempt(change: Mapping[str, object]) -> Report | None:
         key = str(sorted(change.items()))
         if key in tried or len(tried) == limit:
             return tried.get(key)
@@ -75,16 +75,16 @@ def fit(
     return list(tried.values())
 
 
-def choices_of(config: ConfigDict) -> Mapping[str, Sequence[Any]]:
+def choices_of(config: ConfigDict) -> Mapping[str, Sequence[object]]:
     """What may be chosen for a config without changing what is learned."""
     return find(config)(config, shard.abstract_mesh()).choices
 
 
 def _leanest_needed(
-    attempt: Callable[[Mapping[str, Any]], Report | None],
-    mesh: dict[str, Any],
-    settings: Sequence[dict[str, Any]],
-) -> dict[str, Any]:
+    attempt: Callable[[Mapping[str, object]], Report | None],
+    mesh: Mapping[str, object],
+    settings: Sequence[Settings],
+) -> Settings:
     """The first setting that fits, else the last; leaner ones only where much is missing."""
     at = 0
     while at < len(settings) - 1:
@@ -98,7 +98,7 @@ def _leanest_needed(
     return settings[-1]
 
 
-def variants(choices: Mapping[str, Sequence[Any]], config: ConfigDict) -> list[dict[str, Any]]:
+def variants(choices: Mapping[str, Sequence[object]], config: ConfigDict) -> list[Settings]:
     """All settings, the fastest first: leaner by one key before leaner by two."""
     keys = list(choices)
     options = [
@@ -110,7 +110,7 @@ def variants(choices: Mapping[str, Sequence[Any]], config: ConfigDict) -> list[d
     return [{k: v[i] for k, v, i in zip(keys, options, places, strict=True)} for places in order]
 
 
-def candidates(config: ConfigDict, slice_: Topology) -> list[dict[str, Any]]:
+def candidates(config: ConfigDict, slice_: Topology) -> list[Settings]:
     """Meshes that the batch can be split over: the config's, then those that gather least.
 
     Parameters split over all chips take the least memory; copies of them on groups of chips
@@ -151,7 +151,7 @@ def _splits(size: int) -> Iterator[dict[str, int]]:
             yield {"data": data, "fsdp": rest // data, "tensor": tensor}
 
 
-def _text(change: Mapping[str, Any]) -> str:
+def _text(change: Mapping[str, object]) -> str:
     return " ".join(f"{key}={value}" for key, value in change.items())
 
 

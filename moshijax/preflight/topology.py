@@ -87,7 +87,7 @@ def check_libtpu() -> None:
         raise UserError("libtpu is not installed: pip install 'moshijax[tpu]'.")
 
 
-def devices(topology: Topology) -> list[Any]:
+def devices(topology: Topology) -> list[jax.Device]:
     """The devices of a slice, to compile for.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import pathlib
 import time
-from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event  # ty: ignore[missing-module-member]
@@ -46,5 +45,5 @@ class Board:
             image = dict(height=height, width=width, colorspace=channels, encoded_image_string=data)
             self._add(step, tag=tag, image=image)
 
-    def _add(self, step: int, **value: Any) -> None:
+    def _add(self, step: int, **value: object) -> None:
         self._file.add_event(Event(wall_time=time.time(), step=step, summary=dict(value=[value])))

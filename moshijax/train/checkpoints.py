@@ -12,12 +12,14 @@ import re
 import shutil
 import time
 from collections.abc import Generator, Mapping
-from typing import Any
+from typing import TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import PyTree
 
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.pod import hosts
@@ -28,6 +30,7 @@ from moshijax.train import intact, restore
 from moshijax.train.intact import Damaged
 
 
+Tree = TypeVar("Tree")
 STEP = re.compile(r"0|[1-9][0-9]*")
 UNFINISHED = re.compile(r".+\.orbax-checkpoint-tmp.*|[0-9]+\.old")  # Of a run that was killed.
 RETRY_AFTER = 5  # Seconds in which shared storage may come to itself.
@@ -64,7 +67,7 @@ class Checkpoints:
         self.settle()
         return max(self._steps, default=0)
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: PyTree[jax.Array]) -> None:
         """Copies the state and writes it in the background; a step already there stays.
 
         Raises:
@@ -124,7 +127,7 @@ class Checkpoints:
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         return text.replace(str(self._place), str(self._root))[:300]
 
-    def restore(self, shapes: Any, shardings: Any) -> tuple[Any, int] | None:
+    def restore(self, shapes: Tree, shardings: PyTree[NamedSharding]) -> tuple[Tree, int] | None:
         """The newest state that is whole, and its step; None if there is none.
 
         A damaged checkpoint is moved out of the way, never deleted. One that cannot be read for
@@ -156,8 +159,10 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int, wanted: Mapping[str, Any]) -> tuple[Any, Exception | None]:
-        """The leaves of a checkpoint, or why this process cannot read them."""
+    def _read(
+        self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> tuple[dict[str, jax.Array | np.ndarray], Exception | None]:
+        """The leaves of a checkpoint; none, and why this process cannot read them."""
         for last in (False, True):
             try:
                 return restore.state(self._place / str(step), wanted), None
@@ -166,14 +171,14 @@ class Checkpoints:
             except Exception as error:  # Such as of memory: to be seen with its traceback.
                 where = self._root / str(step)
                 error.add_note(f"{where} is not proven damaged and stays in its place.")
-                return None, error
+                return {}, error
             if isinstance(problem, UserError) or last:
                 break
             time.sleep(RETRY_AFTER)
         if isinstance(problem, UserError | Damaged):
-            return None, problem
+            return {}, problem
         reason = f"{self._root / str(step)} could not be read ({self._reason(problem)})"
-        return None, UserError(
+        return {}, UserError(
             f"{reason}, yet nothing shows that it is damaged: it stays there, the same command "
             "goes on from it."
         )
@@ -217,7 +222,7 @@ def _remove(folder: pathlib.Path) -> None:
 
 def load_leaves(
     workdir: str, prefix: str, mesh: Mesh | None = None, rules: Rules = ()
-) -> dict[str, Any]:
+) -> dict[str, jax.Array]:
     """The arrays under `prefix/` of a run's newest checkpoint, by the rest of their name.
 
     With a mesh each process reads its part of them onto it.
@@ -234,7 +239,9 @@ def parameters_of(folder: pathlib.Path) -> str:
     return "average" if restore.names(folder, "average/") else "model"
 
 
-def load_parameters(workdir: str, mesh: Mesh | None = None, rules: Rules = ()) -> dict[str, Any]:
+def load_parameters(
+    workdir: str, mesh: Mesh | None = None, rules: Rules = ()
+) -> dict[str, jax.Array]:
     """The parameters of a run's newest checkpoint by name: their average, if it has one.
 
     Raises:

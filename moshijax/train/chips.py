@@ -4,10 +4,18 @@ Rates are those of the vendors' data sheets, in FLOP/s and bytes/s; a link's is 
 as collectives reach it: nine tenths of the sheet's.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 GIB = 2**30
+
+
+@runtime_checkable
+class Device(Protocol):
+    """What is asked of a JAX device."""
+
+    platform: str  # cpu, gpu or tpu.
+    device_kind: str
 
 
 class Chip(NamedTuple):

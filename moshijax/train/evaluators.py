@@ -3,31 +3,37 @@
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 
 from moshijax import shard
 from moshijax.data.batches import EvalData
 from moshijax.system.errors import UserError
 from moshijax.train.feed import read_ahead
 from moshijax.train.program import within
-from moshijax.train.task import AnyMesh, Evaluator, Tree
+from moshijax.train.task import Evaluator
 from moshijax.train.values import Figure, Sound, Value
 
 
+Sums = TypeVar("Sums")
+
+
 @runtime_checkable
-class Summing(Protocol):
+class Summing(Protocol[Sums]):
     """What is added up over a set, and what the sums mean."""
 
-    def evaluate(self, state: Tree, frozen: Tree, batch: Tree) -> Tree:
+    def evaluate(
+        self, state: PyTree[jax.Array], frozen: PyTree[jax.Array], batch: PyTree[jax.Array]
+    ) -> Sums:
         """Sums that add up over batches."""
         ...
 
-    def summarize(self, sums: Tree) -> dict[str, float]:
+    def summarize(self, sums: Sums) -> dict[str, float]:
         """Metrics from the sums of a whole set."""
         ...
 
@@ -35,11 +41,11 @@ class Summing(Protocol):
 class SetSums:
     """Evaluates on one set; sets of the same task share one compiled function."""
 
-    def __init__(self, task: Summing, measure: Callable[..., Tree], data: EvalData) -> None:
+    def __init__(self, task: Summing[Sums], measure: Callable[..., Sums], data: EvalData) -> None:
         self.task, self.measure, self.data = task, measure, data
 
     def __call__(
-        self, state: Tree, frozen: Tree, key: jax.Array, mesh: Mesh
+        self, state: PyTree[jax.Array], frozen: PyTree[jax.Array], key: jax.Array, mesh: Mesh
     ) -> Iterator[tuple[str, float]]:
         """Yields the metrics of the whole set."""
         del key
@@ -54,7 +60,9 @@ class SetSums:
         yield from self.task.summarize(jax.device_get(sums)).items()
 
 
-def sums_over(task: Summing, sets: Mapping[str, EvalData], mesh: AnyMesh) -> dict[str, Evaluator]:
+def sums_over(
+    task: Summing, sets: Mapping[str, EvalData], mesh: shard.AnyMesh
+) -> dict[str, Evaluator]:
     """An evaluator for each set, whose batches divide among the devices (`shard.fill_up`)."""
     whole = NamedSharding(mesh, P())  # Every process can read what is reported.
     measure = jax.jit(within(mesh, task.evaluate), out_shardings=whole)
@@ -62,7 +70,11 @@ def sums_over(task: Summing, sets: Mapping[str, EvalData], mesh: AnyMesh) -> dic
 
 
 def evaluate(
-    evaluators: Mapping[str, Evaluator], state: Tree, frozen: Tree, key: jax.Array, mesh: Mesh
+    evaluators: Mapping[str, Evaluator],
+    state: PyTree[jax.Array],
+    frozen: PyTree[jax.Array],
+    key: jax.Array,
+    mesh: Mesh,
 ) -> Iterator[tuple[str, Value]]:
     """All values of all evaluators, named `set/metric`; each has randomness of its own.
 

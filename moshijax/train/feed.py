@@ -1,12 +1,17 @@
 """Batches as a pure function of the step, read ahead in the background."""
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TypeVar
 
 import grain
 
 
-def read_ahead(batch: Callable[[int], Any], first: int, last: int, depth: int) -> Generator[Any]:
+Batch = TypeVar("Batch")
+
+
+def read_ahead(
+    batch: Callable[[int], Batch], first: int, last: int, depth: int
+) -> Generator[Batch]:
     """batch(first), ..., batch(last) in order, up to `depth` (0: none) of them made beforehand.
 
     Closed, it leaves no thread behind.

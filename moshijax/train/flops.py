@@ -5,12 +5,14 @@ XLA's own count takes the body of a loop once; here it is taken as often as it r
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jaxtyping import PyTree
 
 from moshijax.train import chips
 
@@ -18,28 +20,35 @@ from moshijax.train import chips
 RECOMPUTED = "rematted_computation"  # What JAX calls the second forward pass of a checkpoint.
 
 
-def _dot(eqn: Any) -> float:
+def _shape(operand: Var | Literal) -> tuple[int, ...]:
+    """The shape of what an equation takes or gives."""
+    if not isinstance(operand.aval, ShapedArray):
+        raise TypeError(f"{operand.aval} is no array")
+    return operand.aval.shape
+
+
+def _dot(eqn: JaxprEqn) -> float:
     (contract, _), _ = eqn.params["dimension_numbers"]
-    depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contract)
-    return 2.0 * depth * math.prod(eqn.outvars[0].aval.shape)
+    depth = math.prod(_shape(eqn.invars[0])[axis] for axis in contract)
+    return 2.0 * depth * math.prod(_shape(eqn.outvars[0]))
 
 
-def _conv(eqn: Any) -> float:
-    kernel = eqn.invars[1].aval.shape
+def _conv(eqn: JaxprEqn) -> float:
+    kernel = _shape(eqn.invars[1])
     out_axis = eqn.params["dimension_numbers"].rhs_spec[0]
     # A dilated input is mostly zeros, which cost nothing to a good convolution.
     zeros = math.prod(eqn.params["lhs_dilation"])
     window = math.prod(kernel) / kernel[out_axis]
-    return 2.0 * window * math.prod(eqn.outvars[0].aval.shape) / zeros
+    return 2.0 * window * math.prod(_shape(eqn.outvars[0])) / zeros
 
 
-def _inner(value: Any) -> list[Jaxpr]:
+def _inner(value: object) -> list[Jaxpr]:
     values = value if isinstance(value, tuple | list) else [value]
     found = [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in values]
     return [v for v in found if isinstance(v, Jaxpr)]
 
 
-def _times(eqn: Any) -> int:
+def _times(eqn: JaxprEqn) -> int:
     """How often the jaxprs inside an equation run, over all devices."""
     params = eqn.params
     if eqn.primitive.name == "scan":
@@ -85,7 +94,9 @@ def count_kernels(jaxpr: Jaxpr) -> float:
     return total
 
 
-def own_flops(function: Callable[..., Any], *args: Any) -> float:
+def own_flops(
+    function: Callable[..., object], *args: PyTree[jax.Array | jax.ShapeDtypeStruct]
+) -> float:
     """FLOPs of one call with these arguments (arrays or shapes), nothing computed again."""
     return count(jax.jit(function).trace(*args).jaxpr.jaxpr, recomputed=False)
 
@@ -103,7 +114,7 @@ def _measured_peak(size: int = 1024) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def peak_flops(devices: Any) -> float:
+def peak_flops(devices: Sequence[jax.Device] | np.ndarray) -> float:
     """Peak FLOP/s of all devices: by their data sheet, on a CPU as measured once."""
     chip = chips.find(devices[0].device_kind)
     if chip is not None:

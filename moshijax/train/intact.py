@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,16 @@ PASSING = re.compile(
     re.DOTALL,
 )
 
-Record = dict[str, list[Any]]  # By name of an array: type, shape, digest.
+
+class Written(NamedTuple):
+    """An array as it was written."""
+
+    dtype: str
+    shape: list[int]
+    digest: int
+
+
+Record = dict[str, Written]  # By name.
 
 
 class Damaged(Exception):  # noqa: N818 (a finding)
@@ -60,23 +69,23 @@ def _digest(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
 
 
 @jax.jit
-def _digests(leaves: dict[str, Any]) -> dict[str, Any]:
+def _digests(leaves: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
     return {name: _digest(leaf) for name, leaf in leaves.items()}
 
 
-def _checksum(record: Record) -> str:
+def _checksum(record: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def to_metadata(record: Record) -> dict[str, Any]:
+def to_metadata(record: Record) -> dict[str, object]:
     """A record as it is kept in a checkpoint."""
-    return {"leaves": record, "checksum": _checksum(record)}
+    return {"leaves": {n: list(w) for n, w in record.items()}, "checksum": _checksum(record)}
 
 
-def record_of(leaves: Mapping[str, Any]) -> Record:
+def record_of(leaves: Mapping[str, Array | np.ndarray]) -> Record:
     """What is kept of every array beside it."""
     digests = jax.device_get(_digests(dict(leaves)))
-    return {n: [str(x.dtype), list(x.shape), int(digests[n])] for n, x in leaves.items()}
+    return {n: Written(str(x.dtype), list(x.shape), int(digests[n])) for n, x in leaves.items()}
 
 
 def read_record(folder: pathlib.Path) -> Record | None:
@@ -92,14 +101,14 @@ def read_record(folder: pathlib.Path) -> Record | None:
             return None
         if _checksum(found["leaves"]) != found["checksum"]:
             raise Damaged(f"{METADATA} is not what was written")
-        return found["leaves"]
+        return {name: Written(*about) for name, about in found["leaves"].items()}
     except FileNotFoundError as error:
         raise Damaged(f"{METADATA} is missing") from error
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{METADATA} is no JSON of a checkpoint") from error
 
 
-def check_digests(leaves: Mapping[str, Any], record: Record) -> None:
+def check_digests(leaves: Mapping[str, Array | np.ndarray], record: Record) -> None:
     """Raises Damaged unless arrays that were read are those that were written."""
     for name, now in record_of(leaves).items():
         if record[name] != now:

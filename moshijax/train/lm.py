@@ -4,7 +4,8 @@ python -m moshijax.train --config configs/moshi.py:stage=1 --workdir runs/moshi
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ from moshijax.train import optim, settings
 from moshijax.train.learner import Learner, State, averaged
 
 
+Row = TypeVar("Row")
+Batch = Mapping[str, jax.Array]  # `codes` [B, K, T].
 SIZES = {
     *("dim", "num_heads", "num_layers", "mlp_dim", "context", "text_vocab", "codebook_size"),
     "num_codebooks",
@@ -54,7 +57,7 @@ class LMTask:
 
     def __init__(self, config: ConfigDict) -> None:
         self.rules = RULES
-        self.frozen: dict[str, Any] = {}
+        self.frozen: dict[str, jax.Array] = {}
         self.model_config = model_config(config.model)
         if self.model_config.conditions or self.model_config.two_texts:
             raise UserError(
@@ -76,12 +79,19 @@ class LMTask:
         return self.learner.begin(self.make(key))
 
     def update(
-        self, kind: str, state: State, frozen: Any, batch: Any, key: jax.Array
-    ) -> tuple[State, Any]:
-        """One step on a batch of `codes` [B, K, T], by the optimizer of its kind."""
+        self,
+        kind: str,
+        state: State,
+        frozen: dict[str, jax.Array],
+        batch: Batch,
+        key: jax.Array,
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """One step on a batch, by the optimizer of its kind."""
         del frozen, key  # Nothing is drawn: the data are shuffled beforehand.
 
-        def loss(model: Moshi, rows: Any, weights: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def loss(
+            model: Moshi, rows: Batch, weights: Weights
+        ) -> tuple[jax.Array, dict[str, jax.Array]]:
             model = cast(model, self.dtype)
             return lm_loss(model, rows["codes"], self.loss_config, weights=weights)
 
@@ -89,11 +99,13 @@ class LMTask:
         state, norms = self.learner.update(kind, state, grads)
         return state, metrics | norms
 
-    def weigh(self, batch: Any) -> Weights:
+    def weigh(self, batch: Batch) -> Weights:
         """What the sums over a batch are divided by."""
         return stream_weights(self.model_config, batch["codes"], self.loss_config)
 
-    def evaluate(self, state: State, frozen: Any, batch: Any) -> tuple[Sums, Weights]:
+    def evaluate(
+        self, state: State, frozen: dict[str, jax.Array], batch: Batch
+    ) -> tuple[Sums, Weights]:
         """Sums of cross entropies and of their weights."""
         del frozen
         model = cast(averaged(state), self.dtype)
@@ -105,7 +117,7 @@ class LMTask:
         losses = {name: float(value) for name, value in metrics.items()}
         return losses | perplexities(*sums)
 
-    def model_flops(self, batch: Any) -> float:
+    def model_flops(self, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> float:
         """Forward, and backward twice as much, of all frames."""
         rows, _, length = batch["codes"].shape
         return 3.0 * rows * length * frame_flops(self.model_config, length)
@@ -161,7 +173,7 @@ def model_config(spec: ConfigDict) -> MoshiConfig:
         raise UserError(f"model.overrides: {error}") from error
 
 
-def _rows(found: Any, kind: type, key: str) -> tuple[Any, ...]:
+def _rows(found: object, kind: type[Row], key: str) -> tuple[Row, ...]:
     """A sequence of a config as a tuple; raises UserError unless it is one of this kind."""
     if not isinstance(found, list | tuple) or not all(isinstance(row, kind) for row in found):
         raise settings.refusal(found, key, f"a sequence of {kind.__name__}")

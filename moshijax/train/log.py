@@ -10,7 +10,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import tqdm
 
@@ -39,13 +39,13 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: SupportsFloat) -> float | str:
     """JSON has no NaN: it is written as its name."""
     number = float(value)
     return number if math.isfinite(number) else str(number)
 
 
-def _text(values: Mapping[str, Any]) -> str:
+def _text(values: Mapping[str, object]) -> str:
     return "  ".join(
         f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
     )
@@ -93,7 +93,7 @@ class Log:
         if self._bar is not None:
             self._bar.update()
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, row: Mapping[str, object]) -> None:
         try:
             with self._path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -106,32 +106,33 @@ class Log:
         else:
             print(text, file=sys.stderr, flush=True)  # noqa: T201
 
-    def train(self, step: int, values: Mapping[str, Any], rate: float, seconds: float) -> None:
+    def train(
+        self, step: int, values: Mapping[str, SupportsFloat], rate: float, seconds: float
+    ) -> None:
         """The means of the last steps, and how fast they went (units and seconds)."""
         if not self._active:
             return
         self._seconds += seconds
-        values = {k: _plain(v) for k, v in values.items()}
+        means = {k: _plain(v) for k, v in values.items()}
         speed = {f"{self._unit}_per_s": rate} if math.isfinite(rate) else {}
         speed["seconds"] = round(self._seconds, 3)
-        self._write({"step": step, "kind": "train", **values, **speed})
-        self._scalars("train", step, values | speed)
+        self._write({"step": step, "kind": "train", **means, **speed})
+        self._scalars("train", step, means | speed)
         if self._bar is not None:
-            self._bar.set_postfix_str(_text(dict(list(values.items())[:SHOWN])))
+            self._bar.set_postfix_str(_text(dict(list(means.items())[:SHOWN])))
         else:
             left = seconds_left(self._seconds, step, self._num_steps)
             pace = f"  {rate:.4g} {self._unit}/s" if math.isfinite(rate) else ""
             progress = f"step {step}/{self._num_steps}{pace}  ETA {left}"
-            self._say(
-                f"{self._workdir.name}: {progress}  {_text(dict(list(values.items())[:SHOWN]))}"
-            )
+            brief = _text(dict(list(means.items())[:SHOWN]))
+            self._say(f"{self._workdir.name}: {progress}  {brief}")
 
     def evaluation(self, step: int, values: Iterable[tuple[str, Value]]) -> None:
         """The values of all evaluators, named `set/metric`, as they come.
 
         Every process goes through them, since all of them compute; the first one writes.
         """
-        found: dict[str, Any] = {}
+        found: dict[str, float | str] = {}
         for name, value in values:
             if not self._active:
                 continue
@@ -165,7 +166,7 @@ class Log:
             self._write({"step": step, "kind": "event", "message": message})
             self._say(f"{self._workdir.name}: step {step}: {message}")
 
-    def _scalars(self, group: str, step: int, values: Mapping[str, Any]) -> None:
+    def _scalars(self, group: str, step: int, values: Mapping[str, float | str]) -> None:
         for name, value in values.items():
             if self._board is not None and not isinstance(value, str):
                 self._board.number(f"{group}/{name}", value, step)

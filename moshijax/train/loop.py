@@ -4,12 +4,13 @@ import functools
 import pathlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
+from jaxtyping import ArrayLike, PyTree
 from ml_collections import ConfigDict
 
 from moshijax import shard
@@ -24,7 +25,7 @@ from moshijax.train.feed import read_ahead
 from moshijax.train.log import Log
 from moshijax.train.program import Program, all_finite, place
 from moshijax.train.stopwatch import Stopwatch
-from moshijax.train.task import AnyMesh, Experiment, Metrics, Tree, find
+from moshijax.train.task import Experiment, Make, Metrics, find
 from moshijax.train.trace import Trace
 from moshijax.train.workdir import DataOrder
 
@@ -87,7 +88,7 @@ class Run:
         # Of the devices' peak, by kind, at one step a second; known after its first batch.
         self.share_of_peak: dict[str, float] = {}
 
-    def start(self) -> tuple[Any, int]:
+    def start(self) -> tuple[PyTree[jax.Array], int]:
         """The newest checkpoint, else a fresh state with the arrays given."""
         found = self.checkpoints.restore(self.program.shapes, self.program.shardings)
         state, step = found or (self.fresh(), 0)
@@ -101,7 +102,7 @@ class Run:
             self.log.event(step, f"no trace: {self.config.profile} is past, take later steps.")
         return state, step
 
-    def fresh(self) -> Tree:
+    def fresh(self) -> PyTree[jax.Array]:
         """The state at step 0, with the arrays given and what the first batch initialises."""
         given, self.given = self.given, None
         if given is None:
@@ -115,16 +116,16 @@ class Run:
         batch = self.to_mesh(*self.read(1))
         return self.program.begin(state, self.program.frozen, batch, self.step_key(0))
 
-    def read(self, step: int) -> tuple[str, Tree]:
+    def read(self, step: int) -> tuple[str, PyTree[ArrayLike]]:
         """Kind of a step's batch, and the rows of it that this process feeds."""
         kind = self.train_data.kind(step)
         return kind, self.train_data.batch(step, self.order.at(step), self.rows[kind])
 
-    def to_mesh(self, kind: str, batch: Tree) -> Tree:
+    def to_mesh(self, kind: str, batch: PyTree[ArrayLike]) -> PyTree[jax.Array]:
         """The global batch of what every process has read."""
         return shard.to_mesh(batch, self.num_rows[kind], self.mesh)
 
-    def batches(self, first: int) -> Generator[tuple[str, Tree]]:
+    def batches(self, first: int) -> Generator[tuple[str, PyTree[jax.Array]]]:
         """Kind and batch of every step from `first` on, on the mesh."""
         last, depth = self.config.num_steps, self.config.read_ahead
         with closing(read_ahead(self.read, first, last, depth)) as batches:
@@ -135,7 +136,7 @@ class Run:
         """Randomness of one step: a function of seed, data order and step alone."""
         return jax.random.fold_in(jax.random.fold_in(self.key, self.order.at(step)), step)
 
-    def measure(self, kind: str, batch: Tree) -> None:
+    def measure(self, kind: str, batch: PyTree[jax.Array | jax.ShapeDtypeStruct]) -> None:
         """Finds the model's own FLOPs of a kind once, to report the share of the devices' peak."""
         if kind not in self.share_of_peak:
             program, work = self.program, self.experiment.model_flops(kind)
@@ -151,7 +152,7 @@ class Run:
             workdir.claim(self.folder, self.config)
             self.claimed = True
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: PyTree[jax.Array]) -> None:
         """Saves a state that can be gone on from."""
         if not all_finite(state):
             raise NonFiniteError
@@ -166,7 +167,7 @@ class Run:
         rows = float(np.mean([self.num_rows[done.kind] for done in pending]))
         self.log.train(step, means, rows * rate, seconds)
 
-    def evaluate(self, step: int, state: Tree) -> None:
+    def evaluate(self, step: int, state: PyTree[jax.Array]) -> None:
         """Logs the values of the evaluators that are due."""
         later = () if step == self.config.num_steps else self.config.final_sets
         due_now = {n: e for n, e in self.experiment.evaluators.items() if n not in later}
@@ -174,7 +175,7 @@ class Run:
         values = evaluate(due_now, state, self.program.frozen, key, self.mesh)
         self.log.evaluation(step, values)
 
-    def stretch(self, stop: Callable[[], bool]) -> Any:
+    def stretch(self, stop: Callable[[], bool]) -> PyTree[jax.Array]:
         """Steps to the end; Stopped or NonFiniteError end it before."""
         config, program, last = self.config, self.program, self.config.num_steps
         state, step = self.start()
@@ -238,9 +239,7 @@ class Run:
         )
 
 
-def train(
-    config: ConfigDict, make: Callable[[ConfigDict, AnyMesh], Experiment], folder: str
-) -> Tree:
+def train(config: ConfigDict, make: Make, folder: str) -> PyTree[jax.Array]:
     """Trains to `config.num_steps` from where this directory's run stands; returns the state.
 
     A run begins at its newest checkpoint, else at a fresh state. All that it will read is opened
@@ -288,6 +287,6 @@ def train(
                 run.roll_back()
 
 
-def run(config: ConfigDict, folder: str) -> Tree:
+def run(config: ConfigDict, folder: str) -> PyTree[jax.Array]:
     """Trains the experiment that a config names in its work directory."""
     return train(config, find(config), folder)

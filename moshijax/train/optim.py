@@ -7,11 +7,12 @@ have it. AdamW's `lambda` is therefore `weight_decay / learning_rate`.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from moshijax.nn.paths import named_leaves, with_leaves
@@ -19,6 +20,13 @@ from moshijax.shard import match_one
 from moshijax.system.errors import UserError
 from moshijax.train import settings
 
+
+Model = TypeVar("Model")
+Rows = TypeVar("Rows")
+Weights = TypeVar("Weights")
+Total = TypeVar("Total")
+Metrics = dict[str, jax.Array]
+Schedule = Callable[[jax.Array | int], jax.Array]  # Of updates done so far.
 
 KINDS = {
     "adam": optax.scale_by_adam,
@@ -45,7 +53,7 @@ SHAPES = {
 
 def make_schedule(
     shape: str, num_steps: int, warmup_steps: int, key: str = "optimizer"
-) -> optax.Schedule:
+) -> Schedule:
     """A factor in [0, 1]: linear warm-up, then the named shape down to its end.
 
     Raises:
@@ -59,7 +67,7 @@ def make_schedule(
             f"{num_steps} steps: shorten the warm-up or lengthen the run."
         )
 
-    def schedule(count: Any) -> jax.Array:
+    def schedule(count: jax.Array | int) -> jax.Array:
         warm = jnp.minimum(1.0, (count + 1) / max(warmup_steps, 1))
         t = jnp.clip((count - warmup_steps) / max(num_steps - warmup_steps, 1), 0.0, 1.0)
         return jnp.where(count < warmup_steps, warm, SHAPES[shape](t))
@@ -71,7 +79,7 @@ class OptimizerState(NamedTuple):
     """Updates done so far, and what the optimizers remember of the gradients."""
 
     count: jax.Array
-    moments: Any
+    moments: optax.OptState
 
 
 class Optimizer(NamedTuple):
@@ -79,29 +87,29 @@ class Optimizer(NamedTuple):
 
     transform: optax.GradientTransformation
     frozen: frozenset[str]
-    schedule: optax.Schedule
+    schedule: Schedule
     learning_rate: float
 
-    def trained(self, model: Any) -> dict[str, jax.Array]:
+    def trained(self, model: PyTree[jax.Array]) -> dict[str, jax.Array]:
         """The parameters that change, by name."""
         return {n: p for n, p in named_leaves(model).items() if n not in self.frozen}
 
-    def init(self, model: Any) -> OptimizerState:
+    def init(self, model: PyTree[jax.Array]) -> OptimizerState:
         """Counter and moments of the parameters that are trained."""
         return OptimizerState(jnp.zeros((), jnp.int32), self.transform.init(self.trained(model)))
 
     @jax.named_scope("optimizer")
     def update(
-        self, grads: Any, state: OptimizerState, model: Any
-    ) -> tuple[Any, OptimizerState, dict[str, Any]]:
+        self, grads: Model, state: OptimizerState, model: Model
+    ) -> tuple[Model, OptimizerState, Metrics]:
         """One step; also returns the norms of gradients and updates, and the learning rate."""
-        grads, params = self.trained(grads), self.trained(model)
+        gradients, params = self.trained(grads), self.trained(model)
         factor = self.schedule(state.count)
-        steps, moments = self.transform.update(grads, state.moments, params)
+        steps, moments = self.transform.update(gradients, state.moments, params)
         updates = jax.tree.map(lambda step: factor * step, steps)
-        changed: Any = optax.apply_updates(params, updates)
-        metrics = {
-            "grad_norm": optax.tree.norm(grads),
+        changed: PyTree[jax.Array] = optax.apply_updates(params, updates)
+        metrics: PyTree[jax.Array] = {
+            "grad_norm": optax.tree.norm(gradients),
             "update_norm": optax.tree.norm(updates),
             "learning_rate": self.learning_rate * factor,
         }
@@ -109,7 +117,12 @@ class Optimizer(NamedTuple):
         return model, OptimizerState(state.count + 1, moments), metrics
 
 
-def make(config: ConfigDict, num_steps: int, model: Any, key: str = "optimizer") -> Optimizer:
+def make(
+    config: ConfigDict,
+    num_steps: int,
+    model: PyTree[jax.Array | jax.ShapeDtypeStruct],
+    key: str = "optimizer",
+) -> Optimizer:
     """The optimizer of `config` for the parameters of `model` (arrays or shapes).
 
     Keys of `config`: `learning_rate`, `schedule`, `warmup_steps`, `clip_norm` (None or 0: none),
@@ -136,7 +149,7 @@ def make(config: ConfigDict, num_steps: int, model: Any, key: str = "optimizer")
     steps = {n: config.learning_rate * rates[n] for n in names}
     decay = {n: config.weight_decay * tables["decay"][n] for n in names}
 
-    def step_and_decay(updates: Any, params: Any) -> Any:
+    def step_and_decay(updates: PyTree[jax.Array], params: PyTree[jax.Array]) -> PyTree[jax.Array]:
         return {n: -steps[n] * u - decay[n] * params[n] for n, u in updates.items()}
 
     schedule = make_schedule(config.schedule, num_steps, config.warmup_steps, key)
@@ -148,7 +161,9 @@ def make(config: ConfigDict, num_steps: int, model: Any, key: str = "optimizer")
     return Optimizer(transform, frozen, schedule, config.learning_rate)
 
 
-def make_all(configs: ConfigDict, num_steps: int, model: Any) -> dict[str, Optimizer]:
+def make_all(
+    configs: ConfigDict, num_steps: int, model: PyTree[jax.Array | jax.ShapeDtypeStruct]
+) -> dict[str, Optimizer]:
     """The optimizers of a config by name, each with a count and moments of its own."""
     return {n: make(c, num_steps, model, f"optimizers.{n}") for n, c in configs.items()}
 
@@ -218,12 +233,12 @@ def _transform(config: ConfigDict, kind: str, key: str) -> optax.GradientTransfo
 
 
 def accumulate(
-    loss: Callable[[Any, Any, Any], tuple[jax.Array, dict[str, jax.Array]]],
-    weigh: Callable[[Any], Any],
-    model: Any,
-    batch: Any,
+    loss: Callable[[Model, Rows, Weights], tuple[jax.Array, Metrics]],
+    weigh: Callable[[Rows], Weights],
+    model: Model,
+    batch: Rows,
     parts: int,
-) -> tuple[Any, dict[str, jax.Array]]:
+) -> tuple[Model, Metrics]:
     """Gradients and metrics of a batch, in `parts` pieces, which change neither.
 
     A loss is a sum over rows divided by a sum of their weights. What it is divided by is known
@@ -240,14 +255,14 @@ def accumulate(
     """
     weights = weigh(batch)
 
-    def share(model: Any, rows: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def share(model: Model, rows: Rows) -> tuple[jax.Array, Metrics]:
         return loss(model, rows, weights)
 
     gradient = jax.grad(jax.named_scope("loss")(share), has_aux=True)
     if parts == 1:
         return gradient(model, batch)
 
-    def piece(total: Any, rows: Any) -> tuple[Any, None]:
+    def piece(total: Total, rows: Rows) -> tuple[Total, None]:
         return jax.tree.map(jnp.add, total, gradient(model, rows)), None
 
     def deal(x: jax.Array) -> jax.Array:

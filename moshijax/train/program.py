@@ -2,16 +2,21 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 
 from moshijax import shard
 from moshijax.train import chips
-from moshijax.train.task import AnyMesh, Experiment, Metrics, Tree
+from moshijax.train.task import Experiment, Metrics, State
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 NEVER_MIB = 1 << 20  # Of a gathered operand: more than any device has.
@@ -32,12 +37,12 @@ GATHER_BESIDE = dict.fromkeys(
 class Program(NamedTuple):
     """An experiment on a mesh."""
 
-    mesh: AnyMesh
+    mesh: shard.AnyMesh
     rules: shard.Rules
-    shapes: Tree
-    shardings: Tree
-    frozen: Tree
-    init: Callable[[jax.Array], Tree]
+    shapes: PyTree[jax.ShapeDtypeStruct]  # Of the state.
+    shardings: PyTree[NamedSharding]
+    frozen: PyTree[jax.Array | jax.ShapeDtypeStruct]
+    init: Callable[[jax.Array], PyTree[jax.Array]]
     begin: jax.stages.Wrapped | None
     update: Mapping[str, jax.stages.Wrapped]  # By kind of batch.
 
@@ -48,7 +53,7 @@ class Program(NamedTuple):
         )
 
 
-def place(experiment: Experiment, mesh: AnyMesh, seed: int, vmem_kib: int = 0) -> Program:
+def place(experiment: Experiment, mesh: shard.AnyMesh, seed: int, vmem_kib: int = 0) -> Program:
     """Shapes, shardings and jitted functions of an experiment; compiles nothing yet.
 
     Args:
@@ -65,7 +70,9 @@ def place(experiment: Experiment, mesh: AnyMesh, seed: int, vmem_kib: int = 0) -
     options = compiler_options(device, vmem_kib, mesh.shape["tensor"])
 
     def compiled(kind: str) -> jax.stages.Wrapped:
-        def update(state: Tree, frozen: Tree, batch: Tree, key: jax.Array) -> tuple[Tree, Metrics]:
+        def update(
+            state: State, frozen: PyTree[jax.Array], batch: PyTree[jax.Array], key: jax.Array
+        ) -> tuple[State, Metrics]:
             return task.update(kind, state, frozen, batch, key)
 
         run, outputs = within(mesh, update), (shardings, whole)
@@ -86,7 +93,9 @@ def place(experiment: Experiment, mesh: AnyMesh, seed: int, vmem_kib: int = 0) -
     )
 
 
-def compiler_options(device: Any, vmem_kib: int = 0, tensor: int = 1) -> dict[str, int | bool]:
+def compiler_options(
+    device: chips.Device | None, vmem_kib: int = 0, tensor: int = 1
+) -> dict[str, int | bool]:
     """What the compiler for a device, or for none, is told beside its defaults.
 
     Of matrix products whose blocks may fill more of the vector memory than by default, it counts 5
@@ -108,19 +117,21 @@ def compiler_options(device: Any, vmem_kib: int = 0, tensor: int = 1) -> dict[st
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": NEVER_MIB} | vmem | beside
 
 
-def within(mesh: AnyMesh, function: Callable[..., Any]) -> Callable[..., Any]:
+def within(
+    mesh: shard.AnyMesh, function: Callable[Arguments, Result]
+) -> Callable[Arguments, Result]:
     """Sets the mesh for sharding constraints and for kernels that run on each device."""
 
     @functools.wraps(function)
-    def run(*args: Any) -> Any:
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*args)
+            return function(*args, **kwargs)
 
     return run
 
 
 @jax.jit
-def all_finite(tree: Any) -> jax.Array:
+def all_finite(tree: PyTree[jax.Array]) -> jax.Array:
     """Whether no number of a tree is NaN or infinite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,9 @@ from moshijax.system.errors import UserError
 from moshijax.train import intact
 
 
-def state(folder: pathlib.Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def state(
+    folder: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array | np.ndarray]:
     """The arrays of a checkpoint that is whole.
 
     Raises:
@@ -36,9 +37,11 @@ def state(folder: pathlib.Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return leaves
 
 
-def _check_same(folder: pathlib.Path, wanted: Mapping[str, Any], record: intact.Record) -> None:
+def _check_same(
+    folder: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct], record: intact.Record
+) -> None:
     ours = {name: [str(x.dtype), list(x.shape)] for name, x in wanted.items()}
-    theirs = {name: about[:2] for name, about in record.items()}
+    theirs = {name: [about.dtype, about.shape] for name, about in record.items()}
     odd = sorted(n for n in ours | theirs if ours.get(n) != theirs.get(n))
     if odd:
         raise UserError(
@@ -48,7 +51,11 @@ def _check_same(folder: pathlib.Path, wanted: Mapping[str, Any], record: intact.
         )
 
 
-def _read(folder: pathlib.Path, handler: Any, args: Any) -> dict[str, Any]:
+def _read(
+    folder: pathlib.Path,
+    handler: type[ocp.StandardCheckpointHandler] | type[ocp.PyTreeCheckpointHandler],
+    args: ocp.args.StandardRestore | ocp.args.PyTreeRestore,
+) -> dict[str, jax.Array | np.ndarray]:
     """Reads for this process alone: to wait for another, whose read failed, would be for ever."""
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -63,7 +70,9 @@ def _read(folder: pathlib.Path, handler: Any, args: Any) -> dict[str, Any]:
         raise
 
 
-def part(folder: pathlib.Path, prefix: str, mesh: Mesh | None, rules: Rules) -> dict[str, Any]:
+def part(
+    folder: pathlib.Path, prefix: str, mesh: Mesh | None, rules: Rules
+) -> dict[str, jax.Array]:
     """The arrays of a checkpoint whose names begin so, by the rest of their name.
 
     Raises:
@@ -118,7 +127,7 @@ def _read_some(
 def _shapes(folder: pathlib.Path, record: intact.Record | None) -> dict[str, tuple[int, ...]]:
     """Shapes of a checkpoint's arrays by name."""
     if record is not None:
-        return {name: tuple(shape) for name, (_, shape, _) in record.items()}
+        return {name: tuple(about.shape) for name, about in record.items()}
     described = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder / intact.ITEM)).tree
     return {name: array.shape for name, array in described.items()}
 

@@ -6,54 +6,65 @@ same few functions. All of them take what was found, and its key as the command 
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from moshijax.system.errors import UserError
 from moshijax.system.paths import local_path
 
 
+Found = TypeVar("Found")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_SEED = 2**32 - 1  # JAX's keys drop the bits above.
 # Steps per unit of gradient: beyond them is a slip of the keyboard; published ones end near 30.
 MAX_LEARNING_RATE = 1000.0
 
 
-def refusal(found: Any, key: str, allowed: str) -> UserError:
+def refusal(found: object, key: str, allowed: str) -> UserError:
     """The error that says what `config.KEY` may be."""
     return UserError(f"config.{key}: {found!r} is refused: set --config.{key} to {allowed}.")
 
 
-def whole(found: Any, key: str, least: int, most: int | None = None) -> int:
+def whole(found: object, key: str, least: int, most: int | None = None) -> int:
     """A whole number within bounds.
 
     Raises:
         UserError: it is another thing, or beyond them.
     """
-    integral = isinstance(found, int) and not isinstance(found, bool)
-    if not integral or found < least or (most is not None and found > most):
+    if (
+        not isinstance(found, int)
+        or isinstance(found, bool)
+        or found < least
+        or (most is not None and found > most)
+    ):
         bounds = f"from {least} on" if most is None else f"from {least} to {most}"
         raise refusal(found, key, f"a whole number {bounds}")
     return found
 
 
-def number(found: Any, key: str, most: float = math.inf, *, positive: bool = False) -> float:
+def number(found: object, key: str, most: float = math.inf, *, positive: bool = False) -> float:
     """A finite number from 0 (or above it) to `most`.
 
     Raises:
         UserError: it is another thing, or beyond them.
     """
-    real = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-    if not real or found < 0 or found > most or (positive and not found):
+    if (
+        not isinstance(found, int | float)
+        or isinstance(found, bool)
+        or not math.isfinite(found)
+        or not 0 <= found <= most
+        or (positive and not found)
+    ):
         bounds = "above 0" if positive else "from 0 on" if math.isinf(most) else "from 0"
         bounds += "" if math.isinf(most) else f" to {most:g}"
         raise refusal(found, key, f"a finite number {bounds}")
     return found
 
 
-def one_of(found: Any, key: str, allowed: Iterable[Any]) -> Any:
+def one_of(found: Found, key: str, allowed: Iterable[object]) -> Found:
     """One of some values.
 
     Raises:
@@ -65,13 +76,13 @@ def one_of(found: Any, key: str, allowed: Iterable[Any]) -> Any:
     return found
 
 
-def dtype(found: Any, key: str) -> Any:
+def dtype(found: object, key: str) -> np.dtype:
     """The type that a key names, of those that can be trained in.
 
     Raises:
         UserError: it names another, or none.
     """
-    return jnp.dtype(one_of(found, key, DTYPES))
+    return jnp.dtype(str(one_of(found, key, DTYPES)))
 
 
 def check(config: ConfigDict) -> None:
@@ -106,7 +117,7 @@ def check(config: ConfigDict) -> None:
             )
 
 
-def _check_paths(found: Any, key: str) -> None:
+def _check_paths(found: object, key: str) -> None:
     """Refuses URLs wherever a config may name a path: only weights are read from the hub."""
     if isinstance(found, dict):
         for name, value in found.items():

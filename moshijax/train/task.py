@@ -8,26 +8,25 @@ import dataclasses
 import importlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from moshijax.data.batches import TrainData
-from moshijax.shard import Rules
+from moshijax.shard import AnyMesh, Rules
 from moshijax.system.errors import UserError
 from moshijax.train.values import Value
 
 
-# Arrays by name, or shapes of them, nested: a state, a batch, what is frozen.
-Tree = Any
+State = TypeVar("State")
 Metrics = Mapping[str, jax.Array]
-AnyMesh = Mesh | AbstractMesh
 
 
 @runtime_checkable
-class Task(Protocol):
+class Task(Protocol[State]):
     """Pure functions over a state, which is a tree of arrays.
 
     A state's field `model` holds the parameters, its field `average` (a tree of the same names, or
@@ -35,18 +34,23 @@ class Task(Protocol):
     """
 
     rules: Rules  # Where each parameter lives on the mesh: its models' rows, joined.
-    frozen: Tree  # Arguments of every step, never saved: a teacher, a codec.
+    frozen: PyTree[jax.Array | jax.ShapeDtypeStruct]  # Arguments of every step, never saved.
     # begin(state, frozen, batch, key) -> state, once before the first step with its batch, for
     # what data initialise (codebooks by k-means); None where there is nothing of the kind.
-    begin: Callable[[Tree, Tree, Tree, jax.Array], Tree] | None
+    begin: Callable[[State, PyTree[jax.Array], PyTree[jax.Array], jax.Array], State] | None
 
-    def init(self, key: jax.Array) -> Tree:
+    def init(self, key: jax.Array) -> State:
         """The state at step 0: models, optimizers, averages."""
         ...
 
     def update(
-        self, kind: str, state: Tree, frozen: Tree, batch: Tree, key: jax.Array
-    ) -> tuple[Tree, Metrics]:
+        self,
+        kind: str,
+        state: State,
+        frozen: PyTree[jax.Array],
+        batch: PyTree[jax.Array],
+        key: jax.Array,
+    ) -> tuple[State, Metrics]:
         """One step on a batch of a kind; also returns float32 scalars by name, `loss` of them."""
         ...
 
@@ -56,7 +60,7 @@ class Evaluator(Protocol):
     """Measures a state: on a held-out set, by samples to listen to, by figures to look at."""
 
     def __call__(
-        self, state: Tree, frozen: Tree, key: jax.Array, mesh: Mesh
+        self, state: PyTree[jax.Array], frozen: PyTree[jax.Array], key: jax.Array, mesh: Mesh
     ) -> Iterator[tuple[str, Value]]:
         """Yields names and values; what is no number becomes a file of the work directory."""
         ...
@@ -72,7 +76,8 @@ class Experiment:
     """What a config stands for: for training, evaluation, export and preflight alike."""
 
     task: Task
-    batches: Mapping[str, Tree]  # Shapes of a global batch, by kind; rows come first.
+    # Shapes of a global batch, by kind; rows come first.
+    batches: Mapping[str, PyTree[jax.ShapeDtypeStruct]]
     unit: str  # What a row is called: images, windows.
     train_data: TrainData | None = None  # None on an abstract mesh, where nothing is read.
     evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
@@ -83,7 +88,7 @@ class Experiment:
     counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     # Keys of the config that trade speed for memory and leave what is learned alone: what they
     # may be, the fastest first.
-    choices: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    choices: Mapping[str, Sequence[object]] = dataclasses.field(default_factory=dict)
     # FLOPs of an update of a kind, the model's own: forward and backward once, nothing recomputed,
     # no score outside of a window. None: as counted from the program.
     model_flops: Callable[[str], float | None] = _uncounted
@@ -100,12 +105,15 @@ class Experiment:
         return rows_of(self.batches[kind])
 
 
-def rows_of(batch: Tree) -> int:
+def rows_of(batch: PyTree[jax.ShapeDtypeStruct]) -> int:
     """Rows of a batch: the first axis of what is no scalar in it."""
     return next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.shape)
 
 
-def find(config: ConfigDict) -> Callable[[ConfigDict, AnyMesh], Experiment]:
+Make = Callable[[ConfigDict, AnyMesh], Experiment]
+
+
+def find(config: ConfigDict) -> Make:
     """The function `make(config, mesh)` of the module that a config names.
 
     Raises:

@@ -4,9 +4,9 @@ import pathlib
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from moshijax.system.errors import UserError
 
@@ -46,7 +46,7 @@ class Trace:
         return bool(self._steps) and self._steps[-1] <= step
 
     @contextmanager
-    def step(self, step: int, before: Any) -> Generator[None]:
+    def step(self, step: int, before: PyTree[jax.Array]) -> Generator[None]:
         """Marks what happens inside as one step; `before` is what the step before left."""
         if step in self._steps and not self._on:
             jax.block_until_ready(before)
@@ -55,7 +55,7 @@ class Trace:
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
 
-    def done(self, step: int, after: Any) -> bool:
+    def done(self, step: int, after: PyTree[jax.Array]) -> bool:
         """Ends the trace with its last step, whose results are `after`; whether it did."""
         if not self._on or step < self._steps[-1]:
             return False

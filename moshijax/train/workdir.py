@@ -12,9 +12,9 @@ import pathlib
 import re
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import IO, Any
+from typing import IO
 
 from ml_collections import ConfigDict
 
@@ -46,7 +46,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
         file.write(text)
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(config: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(config, dict):
         return {prefix: config}
     items = {}
@@ -55,7 +55,7 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return items
 
 
-def _changes(theirs: dict[str, Any], mine: dict[str, Any]) -> dict[str, str]:
+def _changes(theirs: Mapping[str, object], mine: Mapping[str, object]) -> dict[str, str]:
     """What differs between two configs in what is computed: a clause for each key."""
     theirs, mine = _flat(theirs), _flat(mine)
     return {
@@ -94,12 +94,12 @@ def check(folder: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
     return workdir
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
+def _plain(config: ConfigDict) -> dict[str, object]:
     """A config as it is read from a file."""
     return json.loads(config.to_json(indent=1))
 
 
-def _trouble(workdir: pathlib.Path, ours: dict[str, Any]) -> str:
+def _trouble(workdir: pathlib.Path, ours: Mapping[str, object]) -> str:
     """Why a run cannot go on in this directory, as the first process sees it."""
     path = workdir / CONFIG
     try:
@@ -122,7 +122,8 @@ def _trouble(workdir: pathlib.Path, ours: dict[str, Any]) -> str:
             f"{path} is damaged ({error}): delete it if the run in {workdir} is of this config, "
             "or take another --workdir."
         )
-    told = {change.partition("=")[0] for change in ours.get("change", ())}
+    change = ours.get("change")
+    told = {str(c).partition("=")[0] for c in change} if isinstance(change, list) else set()
     odd = {key: text for key, text in _changes(theirs, ours).items() if key not in told}
     if odd:
         key = next(iter(odd))

@@ -3,7 +3,6 @@ import types
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from configs import moshi
@@ -73,7 +72,8 @@ def planned(config, monkeypatch):
 def test_mfu_is_of_the_same_flops_in_a_log_and_in_a_plan(monkeypatch):
     config = moshi.get_config("tiny")
     config.model.overrides.update(kernel="xla", remat="full")
-    own = lm.make(config, shard.abstract_mesh()).task.model_flops({"codes": np.zeros((8, 17, 32))})
+    codes = jax.ShapeDtypeStruct((8, 17, 32), jnp.int32)
+    own = lm.make(config, shard.abstract_mesh()).task.model_flops({"codes": codes})
     assert logged(config, monkeypatch) == planned(config, monkeypatch).model == own
     config = stack.get_config()
     config.layers, config.dim, config.mlp_dim, config.length = 2, 8, 16, 4
