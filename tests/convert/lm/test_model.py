@@ -139,7 +139,7 @@ def test_loading_takes_little_more_memory_than_the_model(inference, tmp_path):
     assert peak < 2.1 * max(sizes) + 2e6
 
 
-def test_matrices_larger_than_a_square_are_copied_whole(tmp_path):
+def test_matrices_larger_than_a_tile_are_copied_whole(tmp_path):
     rng = np.random.default_rng(0)
     for dtype in (np.float32, BFLOAT16):
         array = rng.standard_normal((300, 700)).astype(dtype)

@@ -16,7 +16,7 @@ from moshijax.convert.mimi.config import transformers_config as mimi_config
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.presets import PRESETS
 from moshijax.system.errors import UserError
-from tests.convert.lm.test_config import HELIUM, RELEASED
+from tests.convert.lm.released import HELIUM, RELEASED
 
 
 CASES = 10_000
