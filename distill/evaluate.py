@@ -1,4 +1,4 @@
-"""Runs the command line of `evaluation.py`."""
+"""Runs the command line of `vision/evaluation.py`."""
 
 from moshijax.system.launch import launch
 

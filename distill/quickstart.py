@@ -1,4 +1,4 @@
-"""Runs the command line of `comparison.py`."""
+"""Runs the command line of `vision/comparison.py`."""
 
 from moshijax.system.launch import launch
 

@@ -6,10 +6,9 @@ import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -98,7 +97,7 @@ def missing_key(error: Exception) -> str | None:
     return f"the config has no key {name}: take over what {PACKAGE}/loop.py gives experiments"
 
 
-def _run(path: pathlib.Path) -> Any:
+def _run(path: pathlib.Path) -> object:
     """Runs a file, without writing beside it; returns its `get_config`."""
     module = types.ModuleType(f"{PACKAGE}.{path.stem}")
     module.__file__, module.__package__ = str(path), PACKAGE
@@ -107,7 +106,7 @@ def _run(path: pathlib.Path) -> Any:
     return getattr(module, "get_config", None)
 
 
-def _takes(function: Any, arguments: list[str]) -> bool:
+def _takes(function: Callable[..., object], arguments: list[str]) -> bool:
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
@@ -150,7 +149,7 @@ def _make_package(folder: pathlib.Path) -> None:
         spec.loader.exec_module(package)
 
 
-def _called(value: Any) -> str:
+def _called(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 

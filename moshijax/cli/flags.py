@@ -23,7 +23,7 @@ from moshijax.train import notes
 from moshijax.train.trace import parse_steps
 
 
-def train_experiment(config: ConfigDict, workdir: str) -> Any:
+def train_experiment(config: ConfigDict, workdir: str) -> object:
     """Runs the experiment that a config names."""
     # Imported here: orbax takes seconds, which a wrong flag need not wait for.
     from moshijax.train.loop import run
@@ -34,7 +34,7 @@ def train_experiment(config: ConfigDict, workdir: str) -> Any:
 def run_experiment(
     program: str,
     usage: str,
-    train: Callable[[ConfigDict, str], Any] = train_experiment,
+    train: Callable[[ConfigDict, str], object] = train_experiment,
 ) -> None:
     """Parses `--config FILE[:SWITCHES] --workdir DIR [--config.key=value]` and trains.
 
@@ -72,7 +72,7 @@ def run_experiment(
 
 
 def _apply(changes: Sequence[str], config: ConfigDict) -> None:
-    """Sets keys of a config, and notes in it that they are meant to differ from the run's.
+    """Sets keys of a config, and records in it that they may differ from the run's.
 
     Raises:
         UserError: there is no such key, or the value is of another type.
@@ -94,7 +94,7 @@ def _apply(changes: Sequence[str], config: ConfigDict) -> None:
         config.change = tuple(changes)
 
 
-def run_command(program: str, main: Callable[[], Any], usage: str) -> None:
+def run_command(program: str, main: Callable[[], object], usage: str) -> None:
     """Parses the flags that are defined and runs; what is wrong with them is told in a sentence.
 
     Args:
@@ -167,14 +167,14 @@ def _place() -> hosts.Place | None:
 
 
 def _fail(program: str, error: Exception) -> NoReturn:
-    """Ends after an error that nobody foresaw, with its traceback and which process had it.
+    """Ends after an unexpected error, with its traceback and the number of the process.
 
     When a peer dies, a step in flight may fail before JAX has noticed why. So an error of the
     runtime waits for that, and only then counts as this process's own.
     """
     place = _place() if jax.distributed.is_initialized() else None
     if place is not None:
-        # What is known is not asked of JAX, which would wait for all processes' devices.
+        # JAX is asked only if it must be: it would wait for the devices of all processes.
         number = jax.process_index() if place.process_id is None else place.process_id
         print(f"{program}: process {number} failed:", file=sys.stderr)
     traceback.print_exception(error)

@@ -5,7 +5,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -45,7 +44,7 @@ def short(usage: str) -> str:
     )
 
 
-def _describe(flag: Any, width: int) -> str:
+def _describe(flag: flags.Flag, width: int) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
     text = flag.help if flag.default is None else f"{flag.help} Default: {flag.default}."
     # A name that is too long has its line to itself; argparse does the same.

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from moshijax.convert.lm import load_lm
 from moshijax.convert.lm.beside import AUDIO, TEXT, read_config, read_sampling
 from moshijax.convert.weights import find_beside
 from moshijax.live.session import Session
-from moshijax.lm.conditioning import read_values
+from moshijax.lm.conditioning import Values, read_values
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.generate import Guidance, Settings
 from moshijax.lm.moshi import Moshi, cast, read_end_as_padding
@@ -55,7 +54,7 @@ def find_config(args: argparse.Namespace, codebook_size: int | None) -> MoshiCon
     return config
 
 
-def load_tokenizer(path: str, config: MoshiConfig | None) -> Any:
+def load_tokenizer(path: str, config: MoshiConfig | None) -> sentencepiece.SentencePieceProcessor:
     """Loads a SentencePiece model.
 
     Raises:
@@ -140,7 +139,7 @@ def open_model(args: argparse.Namespace, config: MoshiConfig) -> Moshi:
     return model if args.bits is None or had else quantize(model, args.bits)
 
 
-def read_conditions(args: argparse.Namespace, config: MoshiConfig) -> dict[str, Any]:
+def read_conditions(args: argparse.Namespace, config: MoshiConfig) -> dict[str, Values]:
     """The values of the conditions; with guidance, of the second run too."""
     wanted = {"description": "very_good"} | dict(pair.split("=", 1) for pair in args.condition)
     shunned = {"description": "very_bad"} | dict(pair.split("=", 1) for pair in args.shun)

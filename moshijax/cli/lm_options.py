@@ -1,4 +1,4 @@
-"""Refuses options of the command line that cannot be, or that mean nothing where they are given."""
+"""Refuses options that are out of range, or that have no effect beside the others."""
 
 import argparse
 import math

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFull(argparse.Action):
-    def __call__(self, parser: Any, *_: Any, **__: Any) -> None:
+    def __call__(self, parser: Any, *_: object, **__: object) -> None:
         print(parser.format_help(full=True), end="")
         parser.exit()
 

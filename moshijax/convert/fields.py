@@ -1,15 +1,14 @@
 """The fields of a `config.json`, each checked as it is taken.
 
-What a file holds is anything that JSON can say, and some that it cannot: nothing of it is used
-before its type and its bounds are known.
+A file may hold any JSON at all, or none: no value is used before its type and bounds are checked.
 """
 
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, TypeGuard
 
 from moshijax.system.errors import UserError
 
@@ -17,12 +16,20 @@ from moshijax.system.errors import UserError
 MAX_BYTES = 1 << 20  # of a file; a true one has a few thousand
 REMEDY = "fetch it anew"
 REQUIRED = object()  # in place of a default
+# A value of JSON. What an object or a list holds is `object`: it is checked as it is taken.
+Json = Mapping[str, object] | Sequence[object] | str | int | float | None
 
 
 class Fields:
-    """The fields of a JSON object, and how a sentence names them."""
+    """The fields of a JSON object.
 
-    def __init__(self, table: Mapping[str, Any], where: str, inside: str = ""):
+    Args:
+        table: the fields by name.
+        where: the file, as errors name it.
+        inside: the path of the object in the file, as in `fuser.`; errors put it before a field.
+    """
+
+    def __init__(self, table: Mapping[str, object], where: str, inside: str = ""):
         self.table, self.where, self.inside = table, where, inside
 
     def __contains__(self, name: str) -> bool:
@@ -32,7 +39,7 @@ class Fields:
         """Raises a UserError about a field."""
         raise UserError(f"{self.where}: {self.inside}{name} {what}.")
 
-    def get(self, name: str, default: Any = REQUIRED) -> Any:
+    def get(self, name: str, default: object = REQUIRED) -> object:
         """Returns a field as it is."""
         if name in self.table:
             return self.table[name]
@@ -40,7 +47,7 @@ class Fields:
             self.fail(name, "is absent, and nothing tells what it would be: add it")
         return default
 
-    def integer(self, name: str, least: int, most: int, default: Any = REQUIRED) -> int:
+    def integer(self, name: str, least: int, most: int, default: object = REQUIRED) -> int:
         """Returns a whole number within bounds."""
         value = self.get(name, default)
         if not is_integer(value) or not least <= value <= most:
@@ -50,15 +57,15 @@ class Fields:
         return value
 
     def number(
-        self, name: str, least: float | int, most: float | int, default: Any = REQUIRED
+        self, name: str, least: float | int, most: float | int, default: object = REQUIRED
     ) -> float:
-        """Returns a number above or at a bound and up to another."""
+        """Returns a finite number from `least` to `most`."""
         value = self.get(name, default)
         if not is_number(value) or not least <= value <= most:
             self.fail(name, f"is {as_json(value)}; it must be a number from {least:g} to {most:g}")
         return float(value)
 
-    def integers(self, name: str, least: int, most: int, default: Any = REQUIRED) -> list[int]:
+    def integers(self, name: str, least: int, most: int, default: object = REQUIRED) -> list[int]:
         """Returns a list of whole numbers within bounds."""
         values = self.get(name, default)
         if not isinstance(values, list):
@@ -68,8 +75,8 @@ class Fields:
                 self.fail(f"{name}[{i}]", _bounds(value, least, most))
         return values
 
-    def texts(self, name: str, default: Any = REQUIRED) -> list[str]:
-        """Returns a list of different texts."""
+    def texts(self, name: str, default: object = REQUIRED) -> list[str]:
+        """Returns a list of texts, each of them once."""
         values = self.get(name, default)
         if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
             self.fail(name, f"is {as_json(values)}; it must be a list of texts")
@@ -77,21 +84,21 @@ class Fields:
             self.fail(name, f"is {as_json(values)}, which says something twice")
         return values
 
-    def flag(self, name: str, default: Any = REQUIRED) -> bool:
+    def flag(self, name: str, default: object = REQUIRED) -> bool:
         """Returns true or false; null is false, as it is for Python."""
         value = self.get(name, default)
         if value is not None and not isinstance(value, bool):
             self.fail(name, f"is {as_json(value)}; it must be true or false")
         return bool(value)
 
-    def text(self, name: str, default: Any = REQUIRED) -> str:
+    def text(self, name: str, default: object = REQUIRED) -> str:
         """Returns a text."""
         value = self.get(name, default)
         if not isinstance(value, str):
             self.fail(name, f"is {as_json(value)}; it must be a text")
         return value
 
-    def only(self, name: str, known: Any, default: Any, of: str) -> None:
+    def only(self, name: str, known: Json, default: object, of: str) -> None:
         """Refuses all values but the one that these models have.
 
         Args:
@@ -118,12 +125,12 @@ class Fields:
         return Fields(value, self.where, f"{self.inside}{name}.")
 
 
-def _bounds(value: Any, least: int, most: int) -> str:
+def _bounds(value: object, least: int, most: int) -> str:
     return f"is {as_json(value)}; it must be a whole number from {least} to {most}"
 
 
 def read_fields(path: pathlib.Path, most: int = MAX_BYTES) -> Fields:
-    """Reads a JSON object, in any encoding that JSON may have.
+    """Reads a JSON object in UTF-8, UTF-16 or UTF-32, of at most `most` bytes.
 
     Raises:
         UserError: there is none.
@@ -154,7 +161,7 @@ def _decode(content: bytes) -> str:
     return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
 
 
-def _no_repeats(pairs: list[tuple[str, Any]], path: pathlib.Path) -> dict[str, Any]:
+def _no_repeats(pairs: list[tuple[str, object]], path: pathlib.Path) -> dict[str, object]:
     table = dict(pairs)
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
@@ -163,19 +170,19 @@ def _no_repeats(pairs: list[tuple[str, Any]], path: pathlib.Path) -> dict[str, A
     return table
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Whether a value of JSON is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value of JSON is a number and finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return isinstance(value, int) or math.isfinite(value)
 
 
-def as_json(value: Any) -> str:
+def as_json(value: object) -> str:
     """Shows a value of JSON in one short line."""
     try:
         text = " ".join(json.dumps(value, default=str).split())

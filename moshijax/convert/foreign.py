@@ -1,4 +1,4 @@
-"""What people have in hand instead of a safetensors file, and what to do about it."""
+"""Files that are given in place of a safetensors file: told by their first bytes, and refused."""
 
 import pathlib
 
@@ -39,14 +39,16 @@ def refuse_unfinished(path: pathlib.Path) -> None:
 
 
 def refuse_pickle(name: str) -> None:
-    """Raises UserError for a pickle, by its name: it would be fetched for nothing."""
+    """Raises UserError for a pickle by its name, before anything is fetched."""
     if name.endswith(PICKLES):
         raise UserError(f"{name} is a pickle, which can run code: {CONVERT}.")
 
 
 def refuse_foreign(path: pathlib.Path, head: bytes) -> None:
-    """Raises UserError if the first bytes of what is no safetensors file tell what it is."""
-    if head[8:9] == b"{":  # A header, so that the length before it is no sign.
+    """Raises UserError if the first bytes of a file are those of another known format."""
+    if (
+        head[8:9] == b"{"
+    ):  # A safetensors header: the 8 bytes of its length before it may look like anything.
         return
     for magic, what in MAGIC.items():
         if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(magic):

@@ -1,4 +1,4 @@
-"""Weights in several files with an index, as transformers cuts what is large."""
+"""Weights in several files with an index, as transformers splits large models."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ def write_parts(
     """Writes one file, or where it would be larger, parts beside it and `PATH.index.json`.
 
     The parts of `x.safetensors` are `x-00001-of-00003.safetensors` and so on; the index, which
-    says where each tensor is, comes last: without it the parts are nothing.
+    says where each tensor is, is written last, so that it never names a part that is missing.
     """
     path = pathlib.Path(path)
     groups = list(_cut(tensors, part_bytes))
@@ -43,7 +43,7 @@ def write_parts(
 
 
 def _cut(tensors: Mapping[str, Lazy], part_bytes: float) -> Iterator[list[str]]:
-    """Names in order, in groups of at most so many bytes; a tensor is never cut."""
+    """Names in order, in groups of at most `part_bytes`; a larger tensor is a group by itself."""
     names = sorted(tensors)
     ends = itertools.accumulate(_size(tensors[name]) for name in names)
     start, group = 0, []

@@ -10,13 +10,13 @@ from moshijax.convert.mimi import abstract_mimi
 from moshijax.nn.paths import named_leaves, with_leaves
 
 
-LAYER_SCALE = 0.1  # a freshly built model's 0.01 would hide the transformers
+LAYER_SCALE = 0.1  # At the 0.01 of a new model the transformers would hardly change the output.
 
 
 def random_mimi(config: MimiConfig, seed: int = 0) -> Mimi:
     """Returns a Mimi whose layers keep the variance, and whose codebooks fit noise.
 
-    Built as a constructor would, all latents would be nearly equal and so would their codes.
+    With the constructor's initial values all latents, and so all codes, would be nearly equal.
     """
     rng = np.random.default_rng(seed)
     model = abstract_mimi(config)
@@ -30,7 +30,7 @@ def random_mimi(config: MimiConfig, seed: int = 0) -> Mimi:
 def _random(rng: np.random.Generator, path: str, shape: tuple[int, ...]) -> jax.Array:
     name = path.rsplit("/", 1)[-1]
     if name == "kernel":
-        # Stacked kernels have the layer axis in front; transposed ones a stride before the last.
+        # What is summed over: of [L, in, out], [taps, in, stride, out] or [taps, in, out].
         axes = shape[1:-1] if "/layers/" in path else shape[:-2] if len(shape) == 4 else shape[:-1]
         gain = 0.003 if "decoder/seanet/last" in path else 1.3 if "seanet" in path else 1.0
         array = rng.standard_normal(shape, np.float32) * np.float32(gain * np.prod(axes) ** -0.5)
@@ -51,7 +51,7 @@ def _fit_codebooks(
     config: MimiConfig,
     latents: np.ndarray,
 ) -> dict[str, jax.Array]:
-    """Draws the vectors of each codebook like what the ones before it leave of the latents."""
+    """Draws each codebook with the mean and spread of the residual that those before it leave."""
     fitted = {}
     for part, number in (("semantic", 1), ("acoustic", config.num_codebooks - 1)):
         rest = latents @ np.asarray(leaves[f"quantizer/{part}/project_in/kernel"])

@@ -10,7 +10,7 @@ import mmap
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -37,7 +37,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 MAX_HEADER = 100_000_000  # bytes; the limit of the format
 MAX_RANK = 32
-MAX_BYTES = 2**63 - 1  # of an array in NumPy, which counts them without its sizes of zero too
+MAX_BYTES = 2**63 - 1  # of an array in NumPy, which multiplies the other sizes even where one is 0
 REMEDY = "it is damaged, so fetch it anew"
 
 
@@ -69,7 +69,7 @@ class Safetensors(Mapping[str, np.ndarray]):
         return flat.reshape(entry.shape)
 
     def release(self) -> None:
-        """Gives the memory of what has been read back; a tensor touched again is read again."""
+        """Drops the pages that were read from memory; a tensor touched again is read again."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._bytes.madvise(mmap.MADV_DONTNEED)
 
@@ -118,15 +118,15 @@ def _read_header(path: pathlib.Path, data: mmap.mmap) -> tuple[dict[str, Entry],
     return entries, metadata
 
 
-def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Makes a table of a JSON object whose names differ, for `object_pairs_hook`."""
+def no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Makes a dict of a JSON object and refuses a repeated name: json's `object_pairs_hook`."""
     table = dict(pairs)
     if len(table) < len(pairs):
         raise ValueError("a name occurs twice")
     return table
 
 
-def _read_entry(path: pathlib.Path, name: str, field: Any, start: int) -> Entry:
+def _read_entry(path: pathlib.Path, name: str, field: object, start: int) -> Entry:
     where = f"{path}, tensor {brief(name)}"
     if not isinstance(field, dict) or field.keys() != {"dtype", "shape", "data_offsets"}:
         raise UserError(
@@ -155,7 +155,7 @@ def _read_entry(path: pathlib.Path, name: str, field: Any, start: int) -> Entry:
     return Entry(DTYPES[kind], tuple(shape), start + first, start + last)
 
 
-def _naturals(values: Any) -> bool:
+def _naturals(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
@@ -164,14 +164,14 @@ def _addressable(shape: list[int], dtype: np.dtype) -> bool:
     return len(shape) <= MAX_RANK and counted * dtype.itemsize <= MAX_BYTES
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """Shows a value of a file, which may be long or hold what a terminal cannot show."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check_ranges(path: pathlib.Path, entries: dict[str, Entry], start: int, size: int) -> None:
-    """The tensors must cover the rest of the file without a gap or an overlap."""
+    """Raises UserError unless the tensors fill the file from `start` on, without gap or overlap."""
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.stop > size:
             raise UserError(
@@ -189,7 +189,7 @@ def _check_ranges(path: pathlib.Path, entries: dict[str, Entry], start: int, siz
 
 
 class Lazy(NamedTuple):
-    """A tensor to write: what it will be, and how to make it when its turn comes."""
+    """A tensor to write: its shape and type, and the function that makes it when it is written."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -201,7 +201,7 @@ def write_safetensors(
 ) -> None:
     """Writes a file in the order of the names, holding one tensor in memory at a time."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
     for name in sorted(tensors):
         shape, dtype, _ = tensors[name]

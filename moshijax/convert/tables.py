@@ -1,22 +1,25 @@
-"""Between the tensors of a file and the arrays of a model, by a table of names.
+"""Arrays of a model from the tensors of a file, and back, by a table of names.
 
 A number in a path of a table counts layers, codebooks or weight sets. Where the model has a list
 it is the list's index; where it has a stack the numbers index the stack's first axes, in order.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterable, Mapping
+from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from moshijax.convert.safetensors import Lazy, brief
 from moshijax.convert.transforms import Entry
 from moshijax.convert.values import check_finite
 from moshijax.convert.weights import Weights
+from moshijax.shard import Leaf
 
 
-SQUARE = 256
+TILE = 256  # rows and columns that are copied at a time
 Index = tuple[slice, ...]
 
 
@@ -28,13 +31,13 @@ class Place(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What of a tensor an array, or a part of it, is made of."""
+    """Where an array, or a part of it, comes from: output `part` of the transform of `entry`."""
 
     entry: Entry
     part: int
 
 
-def find(path: str, leaves: Mapping[str, Any]) -> Place:
+def find(path: str, leaves: Container[str]) -> Place:
     """Finds what a path of a table stands for in a model.
 
     Raises:
@@ -51,9 +54,12 @@ def find(path: str, leaves: Mapping[str, Any]) -> Place:
 
 
 def pieces(
-    table: Iterable[Entry], leaves: Mapping[str, Any]
+    table: Iterable[Entry], leaves: Container[str]
 ) -> dict[str, dict[tuple[int, ...], Piece]]:
-    """Returns for every array what each of its parts is made of."""
+    """Returns where every array comes from, part by part.
+
+    A part is an index of the array's first axes, `()` for the whole of it.
+    """
     found: dict[str, dict[tuple[int, ...], Piece]] = {}
     for entry in table:
         for part, path in enumerate(entry.paths):
@@ -66,10 +72,21 @@ def read(
     file: Weights,
     parts: Mapping[tuple[int, ...], Piece],
     shape: tuple[int, ...],
-    dtype: Any,
+    dtype: DTypeLike,
     index: Index | None = None,
 ) -> np.ndarray:
-    """Reads an array or a slice of it; of the file no more than that is touched."""
+    """Reads an array or a slice of it, and no more of the file than that.
+
+    Args:
+        file: whose tensors are read.
+        parts: where each part of the array comes from; see `pieces`.
+        shape: of the whole array.
+        dtype: of the result.
+        index: the slice of every axis. None: all of it.
+
+    Raises:
+        UserError: a value is not finite.
+    """
     index = index or (slice(None),) * len(shape)
     bounds = [range(*cut.indices(size)) for cut, size in zip(index, shape, strict=True)]
     array = np.empty(tuple(map(len, bounds)), dtype)
@@ -86,40 +103,42 @@ def read(
 @np.errstate(over="ignore", invalid="ignore")  # What is not finite is refused afterwards.
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
     if source.dtype == target.dtype and source.dtype.itemsize == 2:
-        # NumPy copies integers fast, and bfloat16 one number at a time.
+        # NumPy copies bfloat16 one number at a time; the same bytes as integers are copied fast.
         source, target = source.view(np.uint16), target.view(np.uint16)
     if source.ndim != 2 or source.flags.c_contiguous:
         target[...] = source
         return
-    # Squares that fit the cache, of which a transposed matrix is copied twice as fast.
-    for i, j in itertools.product(*(range(0, size, SQUARE) for size in source.shape)):
-        square = slice(i, i + SQUARE), slice(j, j + SQUARE)
-        target[square] = source[square]
+    # By tiles that fit the cache: a transposed matrix is copied twice as fast.
+    for i, j in itertools.product(*(range(0, size, TILE) for size in source.shape)):
+        tile = slice(i, i + TILE), slice(j, j + TILE)
+        target[tile] = source[tile]
 
 
-def announce(entry: Entry, leaves: Mapping[str, Any], dtype: Any = None) -> Lazy:
-    """Announces a tensor of a file, to be made of the model's arrays when it is written.
+def announce(entry: Entry, leaves: Mapping[str, Leaf], dtype: DTypeLike | None = None) -> Lazy:
+    """Describes a tensor of a file, which is made of the model's arrays when it is written.
 
-    It has their type, or `dtype`.
+    It has their type where `dtype` is None.
     """
     places = [find(path, leaves) for path in entry.paths]
     dtype = np.dtype(dtype or leaves[places[0].name].dtype)
 
     def make() -> np.ndarray:
-        arrays = (np.asarray(_part(leaves[name], index)).astype(dtype) for name, index in places)
+        arrays = (_numbers(leaves[name], index).astype(dtype) for name, index in places)
         return entry.transform.join(*arrays)
 
     return Lazy(_shape(entry, [leaves[p.name].shape[len(p.index) :] for p in places]), dtype, make)
 
 
-def _part(leaf: Any, index: tuple[int, ...]) -> Any:
-    return leaf[index] if index else leaf
+def _numbers(leaf: Leaf, index: tuple[int, ...]) -> np.ndarray:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise TypeError(f"a shape, {leaf.shape}, has no numbers to write")
+    return np.asarray(leaf[index] if index else leaf)
 
 
 def _shape(entry: Entry, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape of a tensor, found without making it: it may be a tenth of the memory."""
+    """The shape of a tensor, found without making it: it may be a tenth of the model."""
     if len(shapes) > 1 and all(len(shape) == 2 for shape in shapes):
-        # Joining matrices without rows costs nothing; then the rows' axis has no length.
+        # Joining [0, n] matrices costs nothing; the result has length 0 where the rows would be.
         empty = entry.transform.join(*(np.empty((0, shape[1]), bool) for shape in shapes))
         return tuple(size or shapes[0][0] for size in empty.shape)
     return entry.transform.join(*(np.broadcast_to(False, shape) for shape in shapes)).shape
@@ -133,7 +152,7 @@ def detect(file: Weights, tables: Mapping[str, Iterable[Entry]]) -> str | None:
     return best if common[best] >= len(names[best]) / 2 else None
 
 
-def faults(file: Weights, table: Iterable[Entry], leaves: Mapping[str, Any]) -> str:
+def faults(file: Weights, table: Iterable[Entry], leaves: Mapping[str, Leaf]) -> str:
     """Says which tensors a file lacks, has besides and has in another shape; empty if none."""
     wanted = {entry.name: announce(entry, leaves) for entry in table}
     shapes = {name: lazy.shape for name, lazy in wanted.items()}

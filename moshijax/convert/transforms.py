@@ -1,4 +1,4 @@
-"""How a tensor of a file becomes parameters of ours, and back."""
+"""Transforms between the layouts of a file and ours: transpose, split, join, permute."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How a tensor of a file becomes parameters of ours, and back."""
+    """How a tensor of a file becomes parameters of ours (`split`), and back (`join`)."""
 
     split: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     join: Callable[..., np.ndarray]
@@ -23,10 +23,13 @@ class Entry:
     transform: Transform
 
 
+# A file has kernels as PyTorch does, [out, in] and [out, in, taps]; ours are [in, out] and
+# [taps, in, out].
 SAME = Transform(lambda a: (a,), lambda a: a)
 LINEAR = Transform(lambda a: (a.T,), lambda a: a.T)
 CONV = Transform(lambda a: (a.transpose(2, 1, 0),), lambda a: a.transpose(2, 1, 0))
 POINTWISE = Transform(lambda a: (a[:, :, 0].T,), lambda a: a.T[:, :, None])
+# q, k and v are one matrix [3 out, in] in a file and three [in, out] here.
 QKV = Transform(
     lambda a: tuple(part.T for part in a.reshape(3, -1, a.shape[1])),
     lambda q, k, v: np.concatenate([q.T, k.T, v.T]),
@@ -34,7 +37,10 @@ QKV = Transform(
 
 
 def conv_transpose(stride: int) -> Transform:
-    """A kernel [I, O, K] and ours by phase, [taps, I, stride, O], the last tap first."""
+    """From a kernel [I, O, K] to one for each phase of the output, [taps, I, stride, O].
+
+    K is taps * stride; the last tap comes first.
+    """
     return Transform(
         lambda a: (a.reshape(*a.shape[:2], -1, stride).transpose(2, 0, 3, 1)[::-1],),
         lambda a: a[::-1].transpose(1, 3, 0, 2).reshape(a.shape[1], a.shape[3], -1),
@@ -42,7 +48,7 @@ def conv_transpose(stride: int) -> Transform:
 
 
 def depthwise_transpose(stride: int) -> Transform:
-    """A depthwise kernel [C, 1, K] and ours by phase, [taps, 1, stride, C], the last tap first."""
+    """From a depthwise kernel [C, 1, K] to ours by phase, [taps, 1, stride, C], last tap first."""
     return Transform(
         lambda a: (a.reshape(*a.shape[:2], -1, stride).transpose(2, 1, 3, 0)[::-1],),
         lambda a: a[::-1].transpose(3, 1, 0, 2).reshape(a.shape[3], 1, -1),
@@ -50,14 +56,16 @@ def depthwise_transpose(stride: int) -> Transform:
 
 
 def halves(num_heads: int) -> Transform:
-    """A projection whose heads are rotated by halves, and ours, rotated by pairs."""
+    """Permutes q or k for RoPE: theirs turns (i, i + H/2) of a head, ours (2i, 2i + 1)."""
 
     def split(a: np.ndarray) -> tuple[np.ndarray, ...]:
         rows = a.reshape(num_heads, 2, -1, a.shape[1]).swapaxes(1, 2)
         return (rows.reshape(a.shape).T,)
 
     def join(a: np.ndarray) -> np.ndarray:
-        pairs = a.shape[1] // num_heads // 2  # named, for a matrix without rows
+        pairs = (
+            a.shape[1] // num_heads // 2
+        )  # Not -1, which cannot be inferred for a matrix without rows.
         rows = a.T.reshape(num_heads, pairs, 2, a.shape[0]).swapaxes(1, 2)
         return rows.reshape(a.shape[1], a.shape[0])
 

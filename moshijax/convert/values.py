@@ -1,4 +1,4 @@
-"""What no trained weight is, looked for while weights are read."""
+"""Refuses values that no training leaves, such as NaN, while weights are read."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from moshijax.convert.weights import Weights
 from moshijax.system.errors import UserError
 
 
-CHUNK = 1 << 18  # numbers: they stay in the cache for the second pass
+CHUNK = 1 << 18  # numbers, few enough to be still in the cache for the second search
 REMEDY = "fetch it anew, or take an earlier checkpoint of its training"
 
 
@@ -22,8 +22,9 @@ def check_finite(file: Weights, name: str, array: np.ndarray) -> None:
 def not_finite(array: np.ndarray) -> float | None:
     """Returns the first number that is NaN or infinite, if there is one.
 
-    Read as integers, all of these are larger than what is finite and has their sign: two searches
-    for the largest do it, at the speed of memory for any type and without a mask as large.
+    With their bits read as integers, NaN and infinity are larger than all finite numbers of the
+    same sign. So the largest signed integer finds those above 0 and the largest unsigned one those
+    below, for any type at the speed of memory and without a mask of the array's size.
     """
     width = array.dtype.itemsize
     signed, unsigned = np.dtype(f"i{width}"), np.dtype(f"u{width}")
@@ -42,8 +43,8 @@ def not_finite(array: np.ndarray) -> float | None:
 def check_codebook(file: Weights, name: str, part: str, array: np.ndarray) -> None:
     """Raises UserError if an array of a codebook is one that no training leaves.
 
-    Moshi's own starts the usage at 1, keeps it above 0 by replacing what is hardly used, and starts
-    the sums at 0 until they come from data.
+    In Moshi's training the usage starts at 1 and stays above 0, since vectors that are hardly used
+    are replaced; the sums are 0 only until they are initialised from data.
     """
     if part == "usage" and (least := array.min()) <= 0:
         at = int(array.argmin())

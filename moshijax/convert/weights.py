@@ -57,7 +57,7 @@ class Weights(Mapping[str, np.ndarray]):
         return self._homes[name]
 
     def release(self) -> None:
-        """Gives the memory of what has been read back; a tensor touched again is read again."""
+        """Drops the pages that were read from memory; a tensor touched again is read again."""
         for part in self._parts:
             part.release()
 

@@ -91,7 +91,7 @@ def _open(sink: "_Sink", kind: str, rate: int, channels: int) -> soundfile.Sound
 
 
 class _Sink:
-    """What libsndfile writes to: it remembers an error, of which libsndfile takes no notice."""
+    """The file that libsndfile writes to: it keeps the error that libsndfile would not report."""
 
     def __init__(self, raw: IO[bytes]):
         self._raw = raw

@@ -1,13 +1,14 @@
-"""What data are to the training loop: batches by number, each a pure function of it."""
+"""Data as the training loop reads them: batches by number, each a pure function of it."""
 
 import pathlib
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import ArrayLike, PyTree
 
 
-# Arrays by name, nested.
-Batch = Any
+# Arrays and numbers by name, nested.
+Batch = PyTree[ArrayLike]
 
 
 @runtime_checkable

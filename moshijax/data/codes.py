@@ -18,7 +18,7 @@ from moshijax.system.files import replacing
 
 # A small file may unpack to a thousand times its size. A month of 8 codebooks fits.
 MOST_BYTES = {"codes": 1 << 30, "sample_rate": 1 << 10}
-# What zipfile, its decompressors and numpy raise for bytes that are not theirs.
+# What zipfile, its decompressors and NumPy raise for damaged bytes.
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
     *(ValueError, RuntimeError, TypeError, KeyError, IndexError, OverflowError, MemoryError),

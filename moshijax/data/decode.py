@@ -64,7 +64,7 @@ class Part:
 
     def __init__(self, file: IO[bytes], stretch: tuple[int, int] | None = None):
         self._file = file
-        # By its number: no byte or prefix of a name means anything to FFmpeg then.
+        # By its descriptor: FFmpeg would take the beginning of some names for a protocol.
         self._url = f"file:/dev/fd/{file.fileno()}"
         if stretch is not None:
             self._url = f"subfile,,start,{stretch[0]},end,{stretch[1]},,:{self._url}"
@@ -89,7 +89,7 @@ class Part:
         """Decodes all that is there.
 
         Raises:
-            DecodeError: it holds no audio, or is damaged and was to be kept to the sample.
+            DecodeError: it holds no audio, or is of a lossless codec and damaged.
         """
         try:
             container = self._open()
@@ -108,7 +108,7 @@ class Part:
         return self._file.fileno()
 
     def _open(self) -> InputContainer:
-        self._rewound()  # Where /dev/fd is no new opening, it shares the position.
+        self._rewound()  # On some systems opening /dev/fd/N duplicates N, and shares its position.
         return av.open(self._url, options=dict(OPTIONS), metadata_errors="replace")
 
     def _decode(self, container: InputContainer, stream: AudioStream) -> Iterator[Frame]:
@@ -121,7 +121,7 @@ class Part:
             try:
                 frames = packet.decode()
             except av.InvalidDataError:
-                # What players do: bytes that are no sound lie between the parts of joined MP3s.
+                # Skipped, as players do: between the parts of joined MP3s there are tags.
                 if strict:
                     raise
                 self.lost += 1
@@ -192,9 +192,9 @@ def _header(container: InputContainer, stream: AudioStream) -> Header:
 
 
 def _keep_layout(frame: AudioFrame) -> None:
-    """Keeps the layout of a frame for ever where it may have channels in an order of its own.
+    """Leaks the channel layout of a frame, on purpose, where it may have a custom order.
 
-    Such an order lies in memory that PyAV frees twice, with the layout and with the frame.
+    PyAV would free the memory of such an order twice, with the layout and with the frame.
     """
     if frame.layout.nb_channels > 2 or "(" in frame.layout.name:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
@@ -203,7 +203,7 @@ def _keep_layout(frame: AudioFrame) -> None:
 def _samples(frame: AudioFrame) -> Samples:
     channels, planar = frame.layout.nb_channels, frame.format.is_planar
     if planar and channels >= MOST_PLANES:
-        # PyAV counts planes up to a null pointer, and a frame has room for so many without one.
+        # PyAV counts planes up to a null pointer, for which a frame of 8 planes has no room.
         frame, planar = av.AudioResampler("flt").resample(frame)[0], False
         _keep_layout(frame)
     data = frame.to_ndarray()

@@ -67,7 +67,7 @@ def _find(file: IO[bytes], pattern: re.Pattern[bytes], width: int) -> Iterator[t
 
 
 def _ogg_links(file: IO[bytes]) -> Iterator[int]:
-    """A link begins with the first pages of its streams, after other pages."""
+    """The starts of chained links: each begins with the first pages of its streams."""
     was_first = False
     for at, page in _find(file, OGG_PAGE, 6):
         is_first = bool(page[-1] & OGG_FIRST)
@@ -77,7 +77,7 @@ def _ogg_links(file: IO[bytes]) -> Iterator[int]:
 
 
 def _chunks(file: IO[bytes], size: int, kind: bytes, form: bytes) -> Iterator[int]:
-    """Another WAV or AIFF begins where the one before says that it ends."""
+    """The starts of joined WAVs or AIFFs: each begins where the one before says that it ends."""
     at = 0
     while at + 12 <= size:
         file.seek(at)
@@ -89,7 +89,7 @@ def _chunks(file: IO[bytes], size: int, kind: bytes, form: bytes) -> Iterator[in
 
 
 def _movies(file: IO[bytes], size: int) -> Iterator[int]:
-    """Another MP4 begins with a type after the first has had its index."""
+    """The starts of joined MP4s: another begins at an `ftyp` box after a `moov` box, the index."""
     at, indexed = 0, True
     for _ in range(MOST_BOXES):
         file.seek(at)

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Mix:
             )
         self.parts = dict(parts)
         self.period = spread(weights)
-        # How often each kind came in the period before each of its steps.
+        # [steps of the period + 1]: how often each kind came before a step of the period.
         self.before = {
             kind: np.cumsum([0, *(one == kind for one in self.period)]) for kind in parts
         }
@@ -66,7 +65,7 @@ def spread(weights: Mapping[str, int]) -> tuple[str, ...]:
     period = []
     for step in range(1, total + 1):
         # The kind that is furthest behind its share of the steps so far.
-        behind: dict[str, Any] = {k: weights[k] * step - count[k] * total for k in weights}
+        behind: dict[str, int] = {k: weights[k] * step - count[k] * total for k in weights}
         kind = max(behind, key=lambda k: behind[k])
         count[kind] += 1
         period.append(kind)

@@ -9,7 +9,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -71,7 +71,7 @@ class Shard(NamedTuple):
 
     @property
     def examples_in_shard(self) -> int:
-        """The same number."""
+        """`take`, by the name that grain reads."""
         return self.take
 
 
@@ -158,7 +158,7 @@ def _open(path: pathlib.Path, option: str) -> Shard:
     if path.exists() and not path.is_file():
         raise UserError(f"{option}: {path} is a pipe or a device: give files.")
     try:
-        # Whose errors are plainer than the reader's.
+        # Opened first, since its errors are plainer than the reader's.
         with open(path, "rb"):
             pass
         reader = ArrayRecordReader(str(path))
@@ -223,7 +223,7 @@ def load(name: str, length: int, config: MoshiConfig, option: str = "data") -> W
 
 
 def _cut(codes: Int[np.ndarray, "K T"], length: int, start: float) -> Int[np.ndarray, "K L"]:
-    """Cuts frames from a share of what there is to choose from; pads with ZERO."""
+    """Cuts frames from a share `start` (0 to 1) of all possible places; pads with ZERO."""
     room = codes.shape[1] - length
     if room < 0:
         return np.pad(codes, ((0, 0), (0, -room)), constant_values=ZERO)
@@ -250,7 +250,9 @@ class TrainWindows:
     def close(self) -> None:
         """Nothing is open but what the process's end closes."""
 
-    def batch(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> dict[str, Any]:
+    def batch(
+        self, step: int, order: int = 0, rows: np.ndarray | None = None
+    ) -> dict[str, Int[np.ndarray, "B K T"]]:
         """The step's rows of the global batch; another `order` shuffles otherwise."""
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
         position = step * self.batch_size + rows.astype(np.int64)
@@ -271,7 +273,9 @@ class EvalWindows:
         self.windows, self.batch_size, self.length = windows, batch_size, length
         self.num_batches = -(-len(windows) // batch_size)
 
-    def batch(self, number: int, rows: np.ndarray | None = None) -> dict[str, Any]:
+    def batch(
+        self, number: int, rows: np.ndarray | None = None
+    ) -> dict[str, Int[np.ndarray, "B K T"]]:
         """Rows of a global batch."""
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
         positions = (number * self.batch_size + rows).tolist()

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -36,16 +36,19 @@ VARIABLES = {
 }
 
 
+Value = TypeVar("Value")
+
+
 class Stopped(Exception):  # noqa: N818 (not an error)
     """The run was asked to stop before its end; its state is saved."""
 
 
 class Place(NamedTuple):
-    """This process among all of them; without anything JAX asks the TPU's machine."""
+    """Where this process stands in its run; JAX finds what is None by the metadata of a TPU VM."""
 
-    coordinator: Any = None  # str
-    num_processes: Any = None  # int
-    process_id: Any = None  # int
+    coordinator: str | None = None  # HOST:PORT of process 0
+    num_processes: int | None = None
+    process_id: int | None = None
 
 
 def find_place(given: Place, variables: Mapping[str, str], on_tpu: bool) -> Place | None:
@@ -54,27 +57,39 @@ def find_place(given: Place, variables: Mapping[str, str], on_tpu: bool) -> Plac
     Raises:
         UserError: settings are missing, or contradict each other.
     """
-    place = Place(*(_setting(name, value, variables) for name, value in given._asdict().items()))
-    if place.num_processes == 1:
+    coordinator = given.coordinator
+    if coordinator is None and (found := _variable("coordinator", variables)):
+        coordinator = found[1]
+    count = _number("num_processes", given.num_processes, variables)
+    number = _number("process_id", given.process_id, variables)
+    if count == 1:
         return None
     # An indexed Job has its index in the environment also where it is not one run.
-    if place.coordinator is None and place.num_processes is None and given.process_id is None:
+    if coordinator is None and count is None and given.process_id is None:
         return _tpu_place(variables) if on_tpu else None
-    absent = [name for name, value in place._asdict().items() if value is None]
-    if absent:
+    if coordinator is None or count is None or number is None:
+        place = Place(coordinator, count, number)
+        absent = [name for name, value in place._asdict().items() if value is None]
         remedies = " and ".join(f"--{n} (or {' or '.join(VARIABLES[n])})" for n in absent)
         raise UserError(f"many processes need an address, their number and an id: add {remedies}.")
-    if place.num_processes < 1:
-        raise UserError(f"num_processes: {place.num_processes} is not a number of processes.")
-    _check_id("process_id", place.process_id, place.num_processes)
-    return place._replace(coordinator=str(addresses.with_port("coordinator", place.coordinator)))
+    if count < 1:
+        raise UserError(f"num_processes: {count} is not a number of processes.")
+    _check_id("process_id", number, count)
+    return Place(str(addresses.with_port("coordinator", coordinator)), count, number)
 
 
-def _setting(name: str, value: Any, variables: Mapping[str, str]) -> Any:
-    """A flag's value, else that of the first variable that is set."""
-    for variable in VARIABLES[name] if value is None else ():
+def _variable(name: str, variables: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first variable of a setting that is set, and its text."""
+    for variable in VARIABLES[name]:
         if text := variables.get(variable):
-            return text if name == "coordinator" else _integer(variable, text)
+            return variable, text
+    return None
+
+
+def _number(name: str, value: int | None, variables: Mapping[str, str]) -> int | None:
+    """A flag's number, else that of a variable."""
+    if value is None and (found := _variable(name, variables)):
+        return _integer(*found)
     return value
 
 
@@ -152,7 +167,7 @@ def start(place: Place, peer_timeout: int, start_timeout: int) -> None:
             place.coordinator,
             place.num_processes,
             place.process_id,
-            # What is given in full is not looked for.
+            # JAX looks for a cluster only where something is missing.
             cluster_detection_method="deactivate" if None not in place else None,
             initialization_timeout=start_timeout,
             heartbeat_timeout_seconds=peer_timeout,
@@ -181,8 +196,8 @@ def broadcast(text: str) -> str:
     return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().decode()
 
 
-def broadcast_json(value: Any) -> Any:
-    """The value of process 0, in every process; it must be one that JSON can hold."""
+def broadcast_json(value: Value) -> Value:
+    """The value of process 0, in every process: one that comes back from JSON as it was."""
     return json.loads(broadcast(json.dumps(value)))
 
 
@@ -194,18 +209,18 @@ def processes_where(flag: bool) -> list[int]:
     return [int(i) for i in np.flatnonzero(answers)]
 
 
-def gather(array: jax.Array) -> Any:
-    """An array whole in every process, one that is spread over their devices too."""
+def gather(array: jax.Array) -> jax.Array | np.ndarray:
+    """The whole array in every process; an all-gather where it is spread over several."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return array
     return multihost_utils.process_allgather(array, tiled=True)
 
 
 def agreed(asked: Callable[[], bool]) -> Callable[[], bool]:
-    """Makes a question that is put once a step have the same answer in every process.
+    """Turns a question that is asked once a step into one with the same answer everywhere.
 
-    Each call starts a sum over all devices and reads that of two calls before, which is there
-    by then: the answer costs no wait, and any process that says yes makes all stop after the
+    Each call starts an all-reduce and reads the one of two calls before, which has arrived by
+    then: nothing waits for the answer, and any process that says yes makes all stop after the
     same step. JAX's own preemption notice is not used: it knows SIGTERM alone, and counts
     steps that may go back when a loss is not finite.
     """
@@ -234,7 +249,9 @@ def leave(code: int) -> NoReturn:
         os._exit(code)  # Threads that still compile would crash in the interpreter's own end.
     if jax.distributed.is_initialized():
         if code not in (0, EXIT_STOPPED):
-            time.sleep(2)  # The others may have something to say before they miss this one.
+            time.sleep(
+                2
+            )  # Others report errors of their own before they notice that this one is gone.
             os._exit(code)
         jax.distributed.shutdown()
     sys.exit(code)

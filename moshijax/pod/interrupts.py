@@ -1,8 +1,8 @@
 """What SIGINT and SIGTERM do, also while the main thread computes outside of Python.
 
 A handler in Python waits until the main thread is back in it, after minutes of compiling; and an
-exception out of it may end in the middle of a library that does not expect one. So the handlers
-here do nothing, and a thread that the signal wakes at once decides.
+exception out of it may be raised in the middle of a library that does not expect one. So the
+handlers here do nothing, and a thread decides, which `signal.set_wakeup_fd` wakes at once.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 from moshijax.system import files
 
@@ -29,7 +29,7 @@ class _Watch:
         self.asked = False
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._handlers: dict[int, Any] = {}
+        self._handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._wakeup = -1
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -61,7 +61,7 @@ class _Watch:
         os._exit(128 + number)
 
 
-def _nothing(number: int, frame: Any) -> None:
+def _nothing(number: int, frame: FrameType | None) -> None:
     del number, frame
 
 

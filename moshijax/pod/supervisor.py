@@ -1,8 +1,8 @@
-"""Watches a process of many, so that its end has a code that is defined and a line that is clear.
+"""Supervises a process of many, so that it ends with a defined exit code and a clear message.
 
-When a process dies, JAX aborts the others from inside, out of Python's reach, once the dead one
-has been silent for the time-out. So each process is watched by a parent that starts it, passes on
-its signals and lines, and says what happened.
+When a process dies, JAX's coordination service aborts the others in C++, where Python can catch
+nothing, once the dead one has missed its heartbeats for the time-out. So each process has a parent
+that starts it, forwards signals and output, and says what happened.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ def end_with_parent() -> None:
 
 
 def supervise(program: str, peer_timeout: int, start_timeout: int) -> int:
-    """Runs this same command under watch; returns the exit code."""
+    """Runs this same command as a child process; returns the exit code."""
     command = [sys.executable, *sys.orig_argv[1:]]
     environment = os.environ | {WATCHED: str(os.getpid())}
     # In a session of its own it gets a terminal's Ctrl-C once: from here.

@@ -6,7 +6,7 @@ Equal input gives equal bytes.
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jinja2
 from markupsafe import Markup
@@ -25,7 +25,7 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-def render(name: str, **values: Any) -> Markup:
+def render(name: str, **values: object) -> Markup:
     """A template of this package with these values, which are escaped unless they are markup."""
     return Markup(_TEMPLATES.get_template(f"{name}.html").render(values))
 
@@ -60,7 +60,7 @@ def figures(items: Iterable[tuple[Markup, str]]) -> Markup:
     return render("figures", items=list(items))
 
 
-def facts(items: Mapping[str, Any]) -> Markup:
+def facts(items: Mapping[str, object]) -> Markup:
     """Names and texts; a list is shown as lines typed in a terminal."""
     return render("facts", items=items)
 

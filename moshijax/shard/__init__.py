@@ -1,6 +1,7 @@
 """Where arrays live on the device mesh.
 
-Batches are split over `data` and `fsdp`, parameters over `fsdp` and `tensor`, by one rule each.
+Rows of batches are split over `data` and `fsdp`, parameters over `fsdp` and `tensor`, by the one
+rule that each of them has.
 """
 
 from moshijax.shard.batches import (
@@ -23,7 +24,7 @@ from moshijax.shard.mesh import (
     mesh_text,
 )
 from moshijax.shard.placement import place, put, shaped, shard_like
-from moshijax.shard.rules import Rules, match_one, parameter_spec, undivided
+from moshijax.shard.rules import Leaf, Rules, match_one, parameter_spec, undivided
 
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "BATCH",
     "WIDEST_TENSOR",
     "AnyMesh",
+    "Leaf",
     "Rules",
     "abstract_mesh",
     "alternatives",

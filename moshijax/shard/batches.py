@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import ArrayLike, PyTree
 
 from moshijax.shard.mesh import WIDEST_TENSOR, AnyMesh, mesh_text
 from moshijax.shard.placement import put, shaped
+from moshijax.shard.rules import Leaf
 from moshijax.system.errors import UserError
 
 
@@ -42,7 +43,7 @@ def check_batch_size(
         )
 
 
-def alternatives(values: Sequence[Any]) -> str:
+def alternatives(values: Sequence[object]) -> str:
     """`1, 2 or 4`."""
     *most, last = map(str, values)
     return f"{', '.join(most)} or {last}" if most else last
@@ -75,7 +76,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.array(sorted({row for bounds in slices for row in range(*bounds)}))
 
 
-def batch_shapes(batch: Any, mesh: AnyMesh) -> Any:
+def batch_shapes(batch: PyTree[Leaf], mesh: AnyMesh) -> PyTree[jax.ShapeDtypeStruct]:
     """The shapes of a global batch as `to_mesh` places it."""
     return shaped(
         batch,
@@ -83,14 +84,15 @@ def batch_shapes(batch: Any, mesh: AnyMesh) -> Any:
     )
 
 
-def to_mesh(batch: Any, batch_size: int, mesh: Mesh) -> Any:
+def to_mesh(batch: PyTree[ArrayLike], batch_size: int, mesh: Mesh) -> PyTree[jax.Array]:
     """Global arrays from this process's rows; scalars are copied to every device."""
 
-    def globally(array: Any) -> jax.Array:
-        if np.ndim(array) == 0:
+    def globally(array: ArrayLike) -> jax.Array:
+        rows = np.asarray(array)
+        if rows.ndim == 0:
             return put(array, NamedSharding(mesh, P()))
         sharding = NamedSharding(mesh, BATCH)
-        shape = (batch_size, *array.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, np.asarray(array), shape)
+        shape = (batch_size, *rows.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, rows, shape)
 
     return jax.tree.map(globally, batch)

@@ -1,8 +1,8 @@
 """The device mesh: three axes, and what they may be over so many devices."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,11 +13,20 @@ from moshijax.system.errors import UserError
 
 
 AXES = ("data", "fsdp", "tensor")
-WIDEST_TENSOR = 8  # Wider than a host's chips it is never worth its traffic.
+WIDEST_TENSOR = 8  # Beyond the chips of a host its communication costs more than it saves.
 AnyMesh = Mesh | AbstractMesh
 
 
-def mesh_sizes(shape: Any, count: int) -> dict[str, int]:
+@runtime_checkable
+class Table(Protocol):
+    """A mapping; a table of a config, which is none by its class, is one too."""
+
+    def items(self) -> Iterable[tuple[str, object]]:
+        """Axes and sizes."""
+        ...
+
+
+def mesh_sizes(shape: object, count: int) -> dict[str, int]:
     """Sizes by axis over so many devices; -1 (default: of `data`) takes what the others leave.
 
     Args:
@@ -27,18 +36,13 @@ def mesh_sizes(shape: Any, count: int) -> dict[str, int]:
     Raises:
         UserError: an unknown axis, what is no size, or sizes that do not make the devices.
     """
-    if shape is not None and not hasattr(shape, "items"):
+    if shape is not None and not isinstance(shape, Table):
         raise UserError(f"mesh: {shape!r} is no table of sizes: write it as dict(data=1, fsdp=-1).")
-    sizes = {"data": -1, "fsdp": 1, "tensor": 1} | dict(shape.items() if shape else {})
-    if set(sizes) != set(AXES):
-        unknown = sorted(set(sizes) - set(AXES))
+    given = {"data": -1, "fsdp": 1, "tensor": 1} | dict(shape.items() if shape else {})
+    if set(given) != set(AXES):
+        unknown = sorted(set(given) - set(AXES))
         raise UserError(f"mesh: unknown axes {unknown}, take some of {', '.join(AXES)}.")
-    for axis, size in sizes.items():
-        if type(size) is not int or size < -1 or size == 0:
-            raise UserError(
-                f"mesh.{axis}: {size!r} is no size: take a whole number from 1 on, or -1 for "
-                f"what the other axes leave of the {count} devices."
-            )
+    sizes = {axis: _size(axis, value, count) for axis, value in given.items()}
     rest = [axis for axis, size in sizes.items() if size == -1]
     if len(rest) > 1:
         raise UserError(
@@ -54,13 +58,24 @@ def mesh_sizes(shape: Any, count: int) -> dict[str, int]:
     return {axis: count // known if sizes[axis] == -1 else sizes[axis] for axis in AXES}
 
 
+def _size(axis: str, value: object, count: int) -> int:
+    if type(value) is not int or value < -1 or value == 0:
+        raise UserError(
+            f"mesh.{axis}: {value!r} is no size: take a whole number from 1 on, or -1 for "
+            f"what the other axes leave of the {count} devices."
+        )
+    return value
+
+
 def mesh_text(sizes: Mapping[str, int]) -> str:
     """Sizes as they are typed: `data=4,fsdp=8`; axes that are 1 wide are left out."""
     return ",".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "data=1"
 
 
-def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
-    """Devices by `AXES`; several slices of a TPU, far from each other, share `data` alone.
+def device_grid(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices as an array with the axes `AXES`; slices of a TPU are laid along `data` alone.
+
+    Between slices there is only the network of the data centre, too slow for the other axes.
 
     Raises:
         UserError: the slices do not divide the size of `data`.
@@ -72,7 +87,8 @@ def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
             f"take a multiple of {count}."
         )
     shape = (sizes["data"] // count, sizes["fsdp"], sizes["tensor"])
-    # A side of a pod may serve two axes: jax.make_mesh allows it on one generation only.
+    # A physical axis of the torus may be split over two of the mesh: jax.make_mesh allows that
+    # for one generation only.
     if count == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return mesh_utils.create_hybrid_device_mesh(
@@ -80,7 +96,7 @@ def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
     )
 
 
-def make_mesh(shape: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(shape: object = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices; sizes as in `mesh_sizes`, slices as in `device_grid`."""
     devices = jax.devices() if devices is None else devices
     grid = device_grid(mesh_sizes(shape, len(devices)), devices)
@@ -88,7 +104,7 @@ def make_mesh(shape: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def abstract_mesh(sizes: Mapping[str, int] | None = None) -> AbstractMesh:
-    """A mesh of no devices, to plan on; without sizes of one."""
+    """A mesh without devices, to plan on; None: all sizes are 1."""
     sizes = dict.fromkeys(AXES, 1) if sizes is None else sizes
     return AbstractMesh(
         tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(AXES)

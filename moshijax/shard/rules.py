@@ -8,9 +8,12 @@ their parameter's, are placed by the same rows.
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import jax
+import numpy as np
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 
 from moshijax.nn.paths import named_leaves
 from moshijax.shard.mesh import AnyMesh
@@ -21,7 +24,7 @@ Value = TypeVar("Value")
 Rules = tuple[tuple[str, P], ...]
 # A kernel that has an adapter or is of few bits has the rule of the kernel that it stands for.
 WRAPPED = re.compile(r"/kernel(/frozen|/values)+$")
-Tree = Any  # of arrays or shapes
+Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct  # of a model, or of its shapes
 SHOWN = 4  # Of the arrays that an axis does not divide.
 
 
@@ -42,12 +45,12 @@ def match_one(name: str, rules: Sequence[tuple[str, Value]], what: str) -> Value
 
 
 def _whole_spec(name: str, shape: tuple[int, ...], rules: Rules) -> tuple[str | None, ...]:
-    """The mesh axis of each dimension by the table."""
+    """The mesh axis of each dimension by the table, whether it divides or not."""
     if not shape:
         return ()
     last = tuple(match_one(WRAPPED.sub("/kernel", name), rules, "sharding"))
-    # Adafactor keeps means over an axis of a parameter's squared gradients: little, and of fewer
-    # axes than the parameter. One number stands for what it does not keep.
+    # Adafactor's means over rows and columns lack an axis of their parameter and are small:
+    # replicated. For what it does not keep it has an array of one element.
     if {"v_row", "v_col"} & set(name.split("/")) or math.prod(shape) == 1:
         return (None,) * len(shape)
     if len(last) > len(shape):
@@ -61,7 +64,7 @@ def parameter_spec(name: str, shape: tuple[int, ...], mesh: AnyMesh, rules: Rule
     return P(*(a if a and size % mesh.shape[a] == 0 else None for a, size in axes))
 
 
-def undivided(tree: Tree, mesh: AnyMesh, rules: Rules) -> list[str]:
+def undivided(tree: PyTree[Leaf], mesh: AnyMesh, rules: Rules) -> list[str]:
     """What stays whole since its axis of the mesh does not divide it: a line for each axis."""
     found: dict[str, list[str]] = {}
     for name, leaf in named_leaves(tree).items():

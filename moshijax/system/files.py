@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import FrameType
 from typing import IO, Any
 
 from moshijax.system.errors import UserError
@@ -32,7 +33,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM)
 
 _partial: set[pathlib.Path] = set()
-os.register_at_fork(after_in_child=_partial.clear)  # They are the parent's.
+os.register_at_fork(after_in_child=_partial.clear)  # They are the parent's to remove.
 
 
 @contextmanager
@@ -136,12 +137,12 @@ def _removed_if_ended(path: pathlib.Path) -> Generator[None]:
 
 
 def discard_partial() -> None:
-    """Removes files that are not whole yet: for who ends this process without further ado."""
+    """Removes half-written files; call it before `os._exit`, which skips all clean-up."""
     for path in list(_partial):
         path.unlink(missing_ok=True)
 
 
-def _remove_and_end(number: int, _: Any) -> None:
+def _remove_and_end(number: int, _: FrameType | None) -> None:
     discard_partial()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

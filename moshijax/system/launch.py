@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from moshijax.system import stdio
 
@@ -26,7 +26,7 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
     raise Ended(number)
 
 
-def launch(target: str, interrupted: str, *args: Any) -> None:
+def launch(target: str, interrupted: str, *args: object) -> None:
     """Runs `MODULE:FUNCTION`; when interrupted, says so and ends with 128 and the signal's number.
 
     SIGTERM and the end of a terminal are interrupts too, so that nothing half written is left,

@@ -1,6 +1,6 @@
 """Keeps libtpu quiet where it is installed and there is no TPU.
 
-Looking for one it asks for a TPU VM's settings and talks about not finding them, and writes logs.
+It would query the metadata server of a TPU VM, complain that there is none, and write logs.
 """
 
 import glob

@@ -1,4 +1,4 @@
-"""Paths that mean what they say, to this project and to the libraries it calls."""
+"""Paths of this machine, also as the libraries that are called read them."""
 
 import os
 import pathlib
@@ -12,8 +12,8 @@ from moshijax.system.errors import UserError
 
 # pathlib makes gs:/x of gs://x, so that both are looked for; other names may hold a colon.
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|s3|az|hf|abfss?|hdfs|https?|file):/")
-PLAIN = re.compile(r"[A-Za-z0-9_./ @+=,:~-]*")  # What no library takes for anything else.
-REMOTE = ("gs", "s3", "az", "hf")  # What epath takes /gs/x for: gs://x.
+PLAIN = re.compile(r"[A-Za-z0-9_./ @+=,:~-]*")  # What every library takes as it is.
+REMOTE = ("gs", "s3", "az", "hf")  # First folders: epath takes /gs/x for gs://x.
 
 
 def local_path(option: str, path: str | os.PathLike[str]) -> pathlib.Path:
@@ -35,7 +35,7 @@ def local_path(option: str, path: str | os.PathLike[str]) -> pathlib.Path:
 
 @contextmanager
 def plain_path(folder: pathlib.Path) -> Generator[pathlib.Path]:
-    """A path to this folder for libraries that read more than a name into some characters.
+    """A path to this folder for libraries that give some characters a meaning of their own.
 
     Orbax globs below the path it is given, and TensorStore wants UTF-8: brackets, backslashes,
     stars or other bytes in it lose what lies there. A link without them leads to the same folder.

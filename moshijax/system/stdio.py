@@ -1,4 +1,4 @@
-"""Standard streams that never end the work: the reader may go, characters may be missing.
+"""Standard streams whose faults do not end the work: a reader that left, a character that lacks.
 
 Imports nothing that takes long, since it comes before all else.
 """
@@ -33,7 +33,7 @@ class _Lasting(io.FileIO):
 
 
 def settle() -> None:
-    """Replaces the standard streams by some that outlive their readers; call it first.
+    """Replaces the standard streams by ones that outlive their readers; call it first.
 
     What the encoding of a terminal lacks is written as an escape. A stream that is
     closed becomes the null device: else the next file that is opened, such as a recording, would
@@ -47,7 +47,7 @@ def settle() -> None:
             setattr(sys, name, _lasting(stream))
 
 
-def _lasting(stream: Any) -> io.TextIOWrapper:
+def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     stream.flush()
     raw = _Lasting(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
@@ -59,25 +59,25 @@ def _lasting(stream: Any) -> io.TextIOWrapper:
     )
 
 
-def _raw(stream: Any) -> Any:
+def _raw(stream: object) -> object:
     buffer = getattr(stream, "buffer", None)
     return getattr(buffer, "raw", buffer)
 
 
-def failure(stream: Any) -> OSError | None:
-    """Why nothing that is written to a settled stream arrives any more; None while it does."""
-    stream.flush()
-    return getattr(_raw(stream), "error", None)
+def _failure() -> OSError | None:
+    """Why nothing that is written to standard output arrives any more; None while it does."""
+    sys.stdout.flush()
+    return getattr(_raw(sys.stdout), "error", None)
 
 
 def unread() -> bool:
     """Whether nobody reads standard output any more."""
-    return failure(sys.stdout) is not None
+    return _failure() is not None
 
 
 def complaint() -> str | None:
     """What to say at the end of a run whose output was lost; a reader that left wanted no more."""
-    error = failure(sys.stdout)
+    error = _failure()
     if error is None or error.errno == errno.EPIPE:
         return None
     return f"standard output was cut short ({error.strerror}); give it room, or another place"

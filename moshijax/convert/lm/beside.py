@@ -3,7 +3,6 @@
 import math
 import os
 import pathlib
-from typing import Any
 
 from moshijax.convert.fields import as_json, read_fields
 from moshijax.convert.kinds import HELIUM, MOSHI, recognise
@@ -11,6 +10,7 @@ from moshijax.convert.lm.helium import from_helium
 from moshijax.convert.lm.read import ROWS, WIDTH, from_moshi
 from moshijax.convert.weights import Weights, find_beside
 from moshijax.lm.config import MoshiConfig
+from moshijax.lm.moshi import Moshi
 from moshijax.lm.sampling import Sampling
 from moshijax.nn.lora import scaling_of
 from moshijax.system.errors import UserError
@@ -47,7 +47,7 @@ def read_sampling(path: str | os.PathLike[str]) -> tuple[Sampling, Sampling]:
     """How text and codes are drawn: as a config.json has it in `lm_gen_config`, else as by Moshi.
 
     Raises:
-        UserError: it has what nobody can draw by.
+        UserError: a field is unknown, or out of bounds.
     """
     fields = read_fields(pathlib.Path(path))
     told = fields.object("lm_gen_config")
@@ -62,8 +62,8 @@ def read_sampling(path: str | os.PathLike[str]) -> tuple[Sampling, Sampling]:
     return read("temp_text", "top_k_text", TEXT), read("temp", "top_k", AUDIO)
 
 
-def describe_adapters(model: Any) -> dict[str, str]:
-    """Returns the metadata of a file that has a model's adapters, whose tensors do not tell it."""
+def describe_adapters(model: Moshi) -> dict[str, str]:
+    """Returns the metadata of a file of adapters: their scaling, which no tensor holds."""
     scaling = scaling_of(model)
     return {} if scaling is None else {SCALING: repr(scaling)}
 

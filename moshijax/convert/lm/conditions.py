@@ -19,7 +19,7 @@ FUSER = {*FUSED, "prepend", "cross_attention_pos_emb", "cross_attention_pos_emb_
 
 
 def read_conditions(fields: Fields) -> tuple[tuple[ConditionConfig, ...], bool]:
-    """Returns the conditions, and whether what is attended to has positions.
+    """Returns the conditions, and whether the sources of cross-attention have positions.
 
     Raises:
         UserError: there are some that these models do not have, or they do not go together.
@@ -39,7 +39,7 @@ def read_conditions(fields: Fields) -> tuple[tuple[ConditionConfig, ...], bool]:
     found = {name: _read(conditioners, name, fused) for name in conditioners.table}
     crossed = bool(order["cross"])
     fields.only("cross_attention", crossed, False, LOADER)
-    # What is attended to has positions in the fuser's order, wherever the conditioners stand.
+    # Of each kind they are summed or concatenated in the fuser's order, not the conditioners'.
     queues = {how: iter(names) for how, names in order.items()}
     conditions = tuple(found[next(queues[condition.fuse])] for condition in found.values())
     return conditions, fuser.flag("cross_attention_pos_emb", False)

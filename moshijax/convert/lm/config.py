@@ -1,12 +1,12 @@
 """From our configurations to the `config.json` beside a language model.
 
-The field names are those of Moshi's own loader, which builds a model from such a file. `lm_read` is
-the way back.
+The field names are those of Moshi's own loader, which builds a model from such a file. `read.py` is
+the inverse.
 """
 
 import math
-from typing import Any
 
+from moshijax.convert.fields import Json
 from moshijax.lm.config import DepthConfig, MoshiConfig
 from moshijax.system.errors import UserError
 
@@ -28,9 +28,9 @@ COMMON = {
 
 
 def feedforward(dim: int, mlp_dim: int) -> int:
-    """Returns the size that Moshi's code turns into this width of a gated MLP.
+    """Returns the `dim_feedforward` of which Moshi's code makes a gated MLP of this width.
 
-    It takes two thirds, but 21/8 of `dim` where the size is four times `dim`.
+    The width is 2/3 of it, but 21/8 of `dim` where it is 4 * `dim`.
     """
     size = -(-3 * mlp_dim // 2)
     if 21 * dim // 8 == mlp_dim:
@@ -45,20 +45,20 @@ def feedforward(dim: int, mlp_dim: int) -> int:
 
 
 def gated_width(dim: int, size: int) -> int:
-    """The inverse of `feedforward`."""
+    """Returns the width of the MLP that Moshi's code makes of a `dim_feedforward`."""
     return 21 * dim // 8 if size == 4 * dim else 2 * size // 3
 
 
 def _scale(dim: int, mlp_dim: int) -> float:
-    """What Moshi's code multiplies by `dim` and cuts to a whole number, to have the size."""
+    """The `hidden_scale`: Moshi's code takes int(hidden_scale * dim) as `dim_feedforward`."""
     size = feedforward(dim, mlp_dim)
     scale = size / dim
     return scale if int(scale * dim) == size else math.nextafter(scale, math.inf)
 
 
-def to_moshi(config: MoshiConfig) -> dict[str, Any]:
+def to_moshi(config: MoshiConfig) -> dict[str, Json]:
     """Returns the `config.json` of a model."""
-    fields: dict[str, Any] = COMMON | {
+    fields: dict[str, Json] = COMMON | {
         "dim": config.dim,
         "num_heads": config.num_heads,
         "num_layers": config.num_layers,
@@ -99,8 +99,8 @@ def _model_type(config: MoshiConfig) -> str:
     return "moshi" if config.num_given else "tts"
 
 
-def _depth_fields(depth: DepthConfig) -> dict[str, Any]:
-    fields: dict[str, Any] = {
+def _depth_fields(depth: DepthConfig) -> dict[str, Json]:
+    fields: dict[str, Json] = {
         "depformer_dim": depth.dim,
         "depformer_num_heads": depth.num_heads,
         "depformer_num_layers": depth.num_layers,
@@ -114,8 +114,8 @@ def _depth_fields(depth: DepthConfig) -> dict[str, Any]:
     return fields
 
 
-def _condition_fields(config: MoshiConfig) -> dict[str, Any]:
-    conditioners: dict[str, Any] = {}
+def _condition_fields(config: MoshiConfig) -> dict[str, Json]:
+    conditioners: dict[str, Json] = {}
     for condition in config.conditions:
         if condition.num_values is None:
             conditioners[condition.name] = {"type": "tensor", "tensor": {"dim": condition.dim}}
@@ -124,9 +124,11 @@ def _condition_fields(config: MoshiConfig) -> dict[str, Any]:
         if condition.values is not None:
             table["possible_values"] = list(condition.values)
         conditioners[condition.name] = {"type": "lut", "lut": table}
-    fuser: dict[str, Any] = {
+    fuser: dict[str, Json] = {
         how: [c.name for c in config.conditions if c.fuse == how] for how in ("sum", "cross")
     }
     fuser["cross_attention_pos_emb"] = config.positioned_sources
-    fields = {"conditioners": conditioners, "fuser": fuser}
-    return fields | ({"cross_attention": True} if config.crossed else {})
+    fields: dict[str, Json] = {"conditioners": conditioners, "fuser": fuser}
+    if config.crossed:
+        fields["cross_attention"] = True
+    return fields

@@ -7,12 +7,12 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Container, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from moshijax.convert.lm.names import stacked
 from moshijax.convert.tables import find
@@ -26,7 +26,7 @@ from moshijax.nn.quant import PerChannel
 
 
 ENDING = re.compile(r"([._]weight(_scb)?|\.frozen_W\.weight(_scb)?|\.lora_[AB]\.weight)$")
-TOGETHER = {"q": 3, "gate": 2}  # arrays from this one on that a file holds in one matrix
+TOGETHER = {"q": 3, "gate": 2}  # kernels from this one on (q k v, gate up) that share a matrix
 
 
 def linear_name(name: str) -> str:
@@ -34,12 +34,12 @@ def linear_name(name: str) -> str:
     return ENDING.sub("", name)
 
 
-def expand(table: Iterable[Entry], leaves: Mapping[str, Any]) -> list[Entry]:
-    """Returns a table with the entries that the kernels of a model need as they are."""
+def expand(table: Iterable[Entry], leaves: Container[str]) -> list[Entry]:
+    """Returns a table with the tensors of adapters and of few bits where the model has such."""
     return [part for entry in table for part in _expand(entry, leaves)]
 
 
-def _expand(entry: Entry, leaves: Mapping[str, Any]) -> Iterator[Entry]:
+def _expand(entry: Entry, leaves: Container[str]) -> Iterator[Entry]:
     name, paths = entry.name, entry.paths
     if _has(f"{paths[0]}/a", leaves):
         frozen = Entry(
@@ -95,7 +95,7 @@ def arrange(file: Weights, table: Iterable[Entry], model: Moshi, scaling: float)
         elif entry.name not in file or file.entries[entry.name].dtype != np.int8:
             floating |= names
 
-    def change(name: str, kernel: Any) -> Any:
+    def change(name: str, kernel: nnx.Param) -> nnx.Param | Lora | PerChannel:
         if name in ranks:
             return Lora(kernel, ranks[name], scaling, jax.random.key(0))
         if name in quantised or name not in floating:
@@ -107,7 +107,7 @@ def arrange(file: Weights, table: Iterable[Entry], model: Moshi, scaling: float)
     return jax.eval_shape(lambda model: map_kernels(model, change), model)
 
 
-def _has(path: str, leaves: Mapping[str, Any]) -> bool:
+def _has(path: str, leaves: Container[str]) -> bool:
     try:
         find(path, leaves)
     except KeyError:
@@ -126,12 +126,12 @@ def _together(entry: Entry) -> int:
 
 
 def _rows(number: int) -> Transform:
-    """The scales of rows that lie on top of each other."""
+    """Scales of several matrices, concatenated along the rows."""
     return Transform(lambda a: tuple(np.split(a, number)), lambda *parts: np.concatenate(parts))
 
 
 def _copies(number: int, together: int) -> Transform:
-    """One matrix for every `together` of ours, on top of each other."""
+    """One A [rank, in] for every `together` kernels, a copy for each; joined along the rank."""
     return Transform(
         lambda a: tuple(
             part.T for part in np.split(a, number // together) for _ in range(together)

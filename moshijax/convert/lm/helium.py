@@ -1,9 +1,8 @@
 """Between our configuration of a text model and the `config.json` of transformers' Helium."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from moshijax.convert.fields import Fields
+from moshijax.convert.fields import Fields, Json
 from moshijax.convert.lm.read import MLP_WIDTH, NUMBER, ROWS, WIDTH, build
 from moshijax.lm.config import MoshiConfig
 
@@ -12,7 +11,7 @@ EPSILON = 1e-8  # of the norms
 LOADER = "transformers' HeliumConfig"
 
 
-def transformers_config(config: MoshiConfig) -> dict[str, Any]:
+def transformers_config(config: MoshiConfig) -> dict[str, Json]:
     """Returns what transformers' HeliumConfig needs to build the same model of text."""
     return {
         "architectures": ["HeliumForCausalLM"],
@@ -35,7 +34,7 @@ def transformers_config(config: MoshiConfig) -> dict[str, Any]:
     }
 
 
-def from_helium(table: Mapping[str, Any], where: str = "config.json") -> MoshiConfig:
+def from_helium(table: Mapping[str, object], where: str = "config.json") -> MoshiConfig:
     """Reads the fields of Helium's `config.json`; what is absent has transformers' defaults.
 
     Raises:
@@ -67,7 +66,7 @@ def from_helium(table: Mapping[str, Any], where: str = "config.json") -> MoshiCo
         max_period=_max_period(fields),
         text_vocab=vocab,
         num_codebooks=0,
-        codebook_size=2048,  # Of no codebook.
+        codebook_size=2048,  # Not used: there are no codebooks.
         delays=(0,),
         depth=None,
         text_padding=_padding(fields, vocab),
@@ -75,7 +74,7 @@ def from_helium(table: Mapping[str, Any], where: str = "config.json") -> MoshiCo
 
 
 def _max_period(fields: Fields) -> float:
-    """Newer versions of transformers have all of the rotary embedding in a table of its own."""
+    """The base of RoPE: newer versions of transformers have it in an object `rope_parameters`."""
     rotary = fields.object("rope_parameters")
     rotary.only("rope_type", "default", "default", LOADER)
     if "rope_theta" in rotary:
@@ -84,7 +83,7 @@ def _max_period(fields: Fields) -> float:
 
 
 def _padding(fields: Fields, vocab: int) -> int:
-    """The piece that is no word; a model without one is only told so by null."""
+    """The piece of padding; null says that there is none, and the model then takes the default."""
     if fields.get("pad_token_id", 3) is None:
         return 3
     return fields.integer("pad_token_id", 0, vocab - 1, 3)

@@ -3,10 +3,10 @@
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from moshijax.convert.lm.beside import describe_adapters, find_scaling
 from moshijax.convert.lm.forms import adapter_entries, below, is_linear, linear_name, rank_of
@@ -70,14 +70,19 @@ def load_lora(
             f"{file.path} does not fit the linear maps of this language model at rank {rank}: "
             f"{found}; give adapters that were made for this model"
         )
-    leaves = named_leaves(model)
-    leaves = {n: leaves.get(n.replace("/kernel/frozen", "/kernel")) for n in named_leaves(shapes)}
+    held = named_leaves(model)
+    frozen = {name: name.replace("/kernel/frozen", "/kernel") for name in named_leaves(shapes)}
+    leaves = {name: held[own] for name, own in frozen.items() if own in held}
     leaves |= read_leaves(file, tables[layout], adapters(shapes), mesh)
     return with_leaves(shapes, leaves | replaced(file, whole, leaves))
 
 
 def save_lora(
-    model: Moshi, path: str | os.PathLike[str], *, layout: str = "torch", dtype: Any = None
+    model: Moshi,
+    path: str | os.PathLike[str],
+    *,
+    layout: str = "torch",
+    dtype: DTypeLike | None = None,
 ) -> pathlib.Path:
     """Writes the adapters of a model alone, in `dtype` or as they are.
 
@@ -94,7 +99,7 @@ def save_lora(
     return pathlib.Path(path)
 
 
-def whole_tensors(file: Weights, table: Iterable[Entry], model: Any) -> list[Entry]:
+def whole_tensors(file: Weights, table: Iterable[Entry], model: Moshi) -> list[Entry]:
     """Returns the entries of what a file of adapters has whole; a linear map's is the frozen one.
 
     Raises:
@@ -123,9 +128,9 @@ def whole_tensors(file: Weights, table: Iterable[Entry], model: Any) -> list[Ent
 
 
 def replaced(
-    file: Weights, table: Iterable[Entry], leaves: Mapping[str, Any]
+    file: Weights, table: Iterable[Entry], leaves: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Returns the arrays of which a file has tensors, or parts of a stack, with those in place."""
+    """Returns the arrays that a file has whole, or in some layers of a stack, with its values."""
     found = {}
     for name, parts in pieces(table, leaves).items():
         array = leaves[name]

@@ -5,12 +5,13 @@ import json
 import math
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from moshijax.convert.lm.beside import describe_adapters, find_scaling
 from moshijax.convert.lm.forms import arrange, expand, linear_name
@@ -38,7 +39,7 @@ def load_lm(
     source: str | os.PathLike[str],
     config: MoshiConfig,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
     inference: bool = False,
     lora_scaling: float | None = None,
@@ -75,7 +76,7 @@ def save_lm(
     path: str | os.PathLike[str],
     *,
     layout: str = "published",
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     part_bytes: float = math.inf,
 ) -> pathlib.Path:
     """Writes a language model; conditioners in float32, the rest in `dtype`, or as it is.
@@ -98,7 +99,7 @@ def save_lm(
     return path
 
 
-def check_shared(model: Any) -> None:
+def check_shared(model: Moshi) -> None:
     """Raises ValueError unless what shares an adapter's A in a file has the same one."""
     leaves = named_leaves(model)
     for name, shared in named_leaves(share_adapters(model)).items():
@@ -116,14 +117,14 @@ def abstract_lm(config: MoshiConfig) -> Moshi:
 
 
 def read_leaves(
-    file: Weights, table: list[Entry], model: Any, mesh: Mesh | None
+    file: Weights, table: list[Entry], model: PyTree[jax.ShapeDtypeStruct], mesh: Mesh | None
 ) -> dict[str, jax.Array]:
     """Reads the arrays of a model of shapes, one after the other, onto the mesh if there is one."""
     leaves = named_leaves(model)
     parts = pieces(table, leaves)
     shardings = named_leaves(shard_like(model, mesh, RULES)) if mesh else {}
 
-    def fill(name: str, leaf: Any) -> jax.Array:
+    def fill(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if mesh is None:
             array = jnp.array(read(file, parts[name], leaf.shape, leaf.dtype))
         else:
@@ -132,7 +133,7 @@ def read_leaves(
                 shardings[name],
                 lambda index: read(file, parts[name], leaf.shape, leaf.dtype, index),
             )
-        # What was read may go only once JAX has copied it.
+        # The pages of the file may be dropped only once JAX has copied them.
         array.block_until_ready()
         file.release()
         return array
@@ -141,7 +142,7 @@ def read_leaves(
 
 
 def fit(file: Weights, config: MoshiConfig, lora_scaling: float = 2.0) -> tuple[Moshi, list[Entry]]:
-    """Returns the model of shapes that a file holds and its table; nothing may lack or be left.
+    """Returns the model of shapes that a file holds, and its table: both have the same tensors.
 
     Raises:
         UserError: the file does not fit; the sentence says how, and which preset it is of.

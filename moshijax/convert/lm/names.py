@@ -5,7 +5,7 @@
 * `transformers`: the files of `transformers.HeliumForCausalLM`, for models of text alone. It has no
   vector for what precedes a text: there ours reads that of the beginning of sentence.
 
-A number in a path of ours counts layers, weight sets or codebooks, which ours may have stacked.
+A number in a path of ours counts layers, weight sets or codebooks; our array may be their stack.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,12 +22,12 @@ GATE = Transform(
     lambda gate, up: np.concatenate([gate.T, up.T]),
 )
 
-BEGIN = 1  # The piece that begins a text.
+BEGIN = 1  # The beginning of sentence, whose row is ours for the initial code too (the last row).
 BEGUN = Transform(lambda a: (np.concatenate([a, a[BEGIN : BEGIN + 1]]),), lambda a: a[:-1])
 
 
 def stacked(number: int, inner: Transform) -> Transform:
-    """The tensors of several weight sets on top of each other."""
+    """The tensors of several weight sets, concatenated along the first axis."""
     return Transform(
         lambda a: tuple(part for block in np.split(a, number) for part in inner.split(block)),
         lambda *parts: np.concatenate(
@@ -163,7 +163,7 @@ def _transformers(config: MoshiConfig) -> Iterator[Entry]:
     yield Entry("lm_head.weight", ("temporal/text_head/kernel",), LINEAR)
 
 
-# The rotary embedding turns pairs of neighbours, as ours does: nothing is permuted.
+# This RoPE turns (2i, 2i + 1), as ours does: no rows are permuted.
 TRANSFORMERS_LINEARS = {f"self_attn.{p}_proj": f"attention/{p}" for p in "qkv"} | {
     "self_attn.o_proj": "attention/out"
 }

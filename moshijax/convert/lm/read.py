@@ -18,13 +18,14 @@ from moshijax.lm.moshi import PAUSES
 from moshijax.system.errors import UserError
 
 
-WIDTH = 1 << 20  # most of a width, a number of heads
+# Upper bounds of what a file may ask for.
+WIDTH = 1 << 20  # widths, heads
 MLP_WIDTH = 1 << 24
-NUMBER = 1 << 12  # most layers, codebooks, frames of delay
-ROWS = 1 << 28  # most rows of a table, frames of context
-SECONDS = 600.0  # most that text may lag
+NUMBER = 1 << 12  # layers, codebooks, frames of delay
+ROWS = 1 << 28  # rows of a table, frames of context
+SECONDS = 600.0  # lag of the text
 
-# What only the loader itself reads, or nobody where positions are rotary and gates there.
+# Read by the loader alone, or not at all where positions are rotary and MLPs gated.
 NOT_OF_THE_MODEL = {
     *("moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "model_type"),
     *("lm_gen_config", "tts_config", "stt_config", "model_id", "lora", "lora_rank", "lora_scaling"),
@@ -47,7 +48,7 @@ OF_THE_MODEL = {
 }
 
 
-def from_moshi(table: Mapping[str, Any], where: str = "config.json") -> MoshiConfig:
+def from_moshi(table: Mapping[str, object], where: str = "config.json") -> MoshiConfig:
     """Reads the fields of a `config.json` as Moshi's own loader does.
 
     Raises:
@@ -91,7 +92,7 @@ def from_moshi(table: Mapping[str, Any], where: str = "config.json") -> MoshiCon
 
 
 def build(fields: Fields, **sizes: Any) -> MoshiConfig:
-    """Makes the configuration; what does not go together is the file's fault."""
+    """Makes the configuration; raises UserError for sizes that do not go together."""
     try:
         return MoshiConfig(**sizes)
     except ValueError as error:
@@ -108,7 +109,7 @@ def _refuse_unknown(fields: Fields) -> None:
 
 
 def _check_structure(fields: Fields) -> None:
-    """Refuses what is no matter of size."""
+    """Refuses other structures: of norms, gates, positions, attention."""
     for name, known, default in (
         ("causal", True, True),
         ("layer_scale", None, None),
@@ -154,7 +155,7 @@ def _context(fields: Fields) -> int:
 
 
 def _two_texts(fields: Fields) -> bool:
-    """The older of two names wins, as it does there."""
+    """Whether there are two text streams; of the field's two names the older one wins."""
     names = ("demux_second_stream", "demux_second_text_stream")
     return fields.flag(next((n for n in names if n in fields), names[0]), False)
 
@@ -167,7 +168,7 @@ def _pause_heads(fields: Fields) -> int:
 
 
 def _read_depth(fields: Fields, number: int) -> DepthConfig:
-    """What it does not say itself it has from the temporal transformer, or from `hidden_scale`."""
+    """The depth transformer; fields that it lacks are the temporal one's, or by `hidden_scale`."""
     for name, known, default in (
         ("depformer_layer_scale", None, fields.get("layer_scale", None)),
         ("depformer_gating", "silu", fields.get("gating", "none")),

@@ -11,7 +11,7 @@ from moshijax.convert.weights import LANGUAGE_MODEL
 from moshijax.system.errors import UserError
 
 
-# What only names the model, or begins its training, or is counted in the weights.
+# Names, the start of training, and what the weights tell: these may differ.
 FREE = {"architectures", "model_type", "num_quantizers", "layer_scale_initial_scale"}
 
 

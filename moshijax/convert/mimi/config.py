@@ -1,11 +1,10 @@
 """From our configuration of a Mimi to the `config.json` of transformers."""
 
-from typing import Any
-
 from moshijax.codec.config import MimiConfig
+from moshijax.convert.fields import Json
 
 
-def transformers_config(config: MimiConfig) -> dict[str, Any]:
+def transformers_config(config: MimiConfig) -> dict[str, Json]:
     """Returns what transformers' MimiConfig needs to build the same model."""
     transformer = config.transformer
     return {

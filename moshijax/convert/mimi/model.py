@@ -6,12 +6,13 @@ import json
 import os
 import pathlib
 import re
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
 from moshijax.codec.config import MimiConfig
 from moshijax.codec.mimi import Mimi
@@ -26,6 +27,7 @@ from moshijax.convert.values import check_codebook
 from moshijax.convert.weights import CODEC, Weights, open_weights
 from moshijax.nn.paths import named_leaves, path_name, with_leaves
 from moshijax.nn.transformer import unstack
+from moshijax.shard import Leaf
 from moshijax.system.errors import UserError
 from moshijax.system.files import replacing
 
@@ -52,15 +54,15 @@ def load_mimi(
     arrange = unstack if inference else lambda model: model
     parts = pieces(table, named_leaves(jax.eval_shape(arrange, abstract_mimi(full))))
 
-    def fill(path: tuple[Any, ...], node: Any) -> Any:
-        # A codebook at a time, so that a frozen one never lies beside all the others' averages.
+    def fill(path: jax.tree_util.KeyPath, node: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.Array]:
+        # A codebook at a time: frozen at once, the averages of no more than one are in memory.
         leaves = {}
         for below, leaf in named_leaves(node).items():
             name = path_name(path, below)
             if own := parts.get(name):
                 array = read(file, own, leaf.shape, np.float32)
                 check_codebook(file, next(iter(own.values())).entry.name, below, array)
-            else:  # A flag: codebooks come from data, as all that were ever published.
+            else:  # The flag `initialized`, which many files leave out: published codebooks are.
                 array = np.ones(leaf.shape)
             leaves[below] = jnp.array(array, np.float32)
         file.release()
@@ -115,7 +117,7 @@ def detect_layout(file: Weights, config: MimiConfig) -> str:
     return best
 
 
-def check_tensors(file: Weights, table: list[Entry], leaves: dict[str, Any]) -> None:
+def check_tensors(file: Weights, table: list[Entry], leaves: Mapping[str, Leaf]) -> None:
     """Raises if a tensor is missing, is not of a Mimi or has another shape."""
     if found := faults(file, table, leaves):
         raise UserError(
