@@ -96,8 +96,13 @@ def _evaluators(config: ConfigDict, task: LMTask, mesh: Mesh) -> dict[str, Evalu
 def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[str, jax.Array]:
     """Parameters to begin with, by name, on the mesh: of a file, or of a run's work directory.
 
-    Helium's are Moshi's temporal transformer; what the loaded model has not got at all, such as
+    Helium's are Moshi's temporal transformer; what the loaded model lacks altogether, such as
     audio streams, stays random.
+
+    Args:
+        spec: the config's `model`: of it `load`, `load_preset` and `preset`.
+        config: the architecture that is trained.
+        mesh: onto which the arrays are read.
 
     Raises:
         UserError: nothing is there, or an array of both has another shape here.
@@ -136,7 +141,14 @@ def export(
     path: pathlib.Path,
     part_bytes: float,
 ) -> None:
-    """Writes parameters as Moshi publishes them, in bfloat16; config.json too, if there is none."""
+    """Writes parameters as Moshi publishes them, in bfloat16; config.json too, if there is none.
+
+    Args:
+        config: the architecture.
+        leaves: names and parameters, one after the other.
+        path: the file, or what its parts and their index are named after.
+        part_bytes: the size of a part; what fits one part is one file.
+    """
     halves = {n: x if keeps_type(n) else x.astype(jnp.bfloat16) for n, x in leaves}
     model = with_leaves(abstract_lm(config), halves)
     save_lm(model, path, dtype=jnp.bfloat16, part_bytes=part_bytes)

@@ -52,8 +52,9 @@ def find(module: hlo.Module, place: Slice) -> list[Transfer]:
 def _collectives(
     module: hlo.Module, name: str
 ) -> Iterator[tuple[hlo.Instruction, hlo.Instruction]]:
+    """The collectives of a computation, each with the instruction there that runs it."""
     for outer in module.computations.get(name, []):
-        # A start of something else may hold the operation, a fusion may too.
+        # A collective may lie inside of a fusion or of an asynchronous computation.
         inside = [outer.called] if outer.opcode in ("fusion", "async-start") else []
         for op in [outer, *(o for c in inside for o in _nested(module, c))]:
             if op.opcode.removesuffix("-start") in KINDS:
@@ -61,8 +62,10 @@ def _collectives(
 
 
 def _nested(module: hlo.Module, name: str | None) -> Iterator[hlo.Instruction]:
+    """All instructions of a fusion, also of those within."""
     ops = module.computations.get(name or "", [])
-    # A reduce-scatter of a TPU: the links carry but the slice that each chip keeps of the sum.
+    # The TPU compiler's reduce-scatter is a fusion of an all-reduce and a slice of it: the links
+    # carry that slice only.
     scatters = (name or "").startswith("all-reduce-scatter")
     kept = next((op.type for op in ops if op.root), "")
     for op in ops:
@@ -79,7 +82,7 @@ def _transfer(
 ) -> Transfer:
     kind = op.opcode.removesuffix("-start")
     sizes = [n for n, _ in hlo.arrays(op.type)]
-    # The others begin with a tuple of their input, their output and bookkeeping.
+    # The type of any other `-start` is a tuple of input, output and context: one array counts.
     paired = op.opcode.endswith("-start") and kind != "all-reduce"
     size = max(sizes, default=0.0) if paired else sum(sizes)
     pairs = op.field(r"source_target_pairs=\{(\{[^=]*\})\}")
@@ -100,10 +103,12 @@ def _transfer(
 
 
 def _pairs(text: str) -> Groups:
+    """Source and target of each transfer of a permutation."""
     return [list(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", text)]
 
 
 def _iota(sizes: str, order: str) -> np.ndarray:
+    """Numbers from 0 on in an array of these sizes, its axes transposed to an order."""
     shape = [int(n) for n in sizes.split(",")]
     ids = np.arange(math.prod(shape)).reshape(shape)
     return ids.transpose([int(n) for n in order.split(",")]) if order else ids

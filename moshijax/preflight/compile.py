@@ -108,6 +108,7 @@ def _uncached() -> Generator[None]:
 
 
 def _refused(message: str, seconds: float, folder: pathlib.Path, arguments: float) -> Outcome:
+    """What an error of the compiler means: out of memory, with the largest buffers, or else."""
     brief = " ".join(message.split("\n\n")[0].split())[:400]
     overflow = memory.read_overflow(message)
     if overflow is None:

@@ -55,7 +55,15 @@ class Run(NamedTuple):
 def estimate(
     flops: Flops, devices: int, chip: Chip, work: Work | None, transfers: Sequence[Transfer]
 ) -> Estimate:
-    """The time of a step; without a compiled program only its lower bound."""
+    """The time of a step.
+
+    Args:
+        flops: of a step on all devices.
+        devices: how many there are.
+        chip: what each of them is.
+        work: of one chip, from the compiled program; None: only a lower bound is known.
+        transfers: collectives of a step on one chip.
+    """
     compute = flops.executed / devices / chip.flops
     kernels = flops.kernels / devices / chip.flops
     memory = work.bytes / chip.bandwidth if work else 0.0
@@ -81,7 +89,15 @@ def estimate(
 def whole_run(
     step: float, steps: int, counts: Mapping[str, int], chips: int, price: float | None
 ) -> Run:
-    """What so many steps come to, at a price for a chip and an hour."""
+    """What so many steps come to.
+
+    Args:
+        step: seconds of one.
+        steps: of the run.
+        counts: how much of each unit a step processes.
+        chips: that are paid for.
+        price: of a chip for an hour; None: not known.
+    """
     days = step * steps / SECONDS_A_DAY
     chip_hours = days * 24 * chips
     per_day = {unit: count / step * SECONDS_A_DAY for unit, count in counts.items()}

@@ -1,4 +1,4 @@
-"""One config on one slice: compiled, measured, told."""
+"""Preflight of one config on one slice: what an update takes of memory and time."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from moshijax.train.task import Experiment, find
 
 
 SHOWN = 8  # Of the longest collectives.
-DONATED = 0.99  # Of what is returned, at least so much takes an argument's place.
+DONATED = 0.99  # Below this share of the outputs in donated arguments, a note says so.
 
 
 @dataclasses.dataclass(frozen=True)

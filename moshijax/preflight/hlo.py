@@ -101,6 +101,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _instruction(line: str) -> Instruction | None:
+    """The instruction of a line, `%name = type opcode(operands), attributes`; None: no such."""
     match = _INSTRUCTION.match(line)
     if not match:
         return None
@@ -156,6 +157,7 @@ def _source_lines(tables: dict[str, list[str]]) -> dict[int, str]:
 def _line(
     number: int, frames: dict[int, tuple[int, int]], places: dict[int, tuple[str, int]]
 ) -> str:
+    """File and line of a stack frame, or of the first caller that is not a library's."""
     here = number
     while here in frames:
         file, row = places.get(frames[here][0], ("", 0))

@@ -89,7 +89,7 @@ def largest_buffers(assignment: str, module: hlo.Module | None) -> tuple[Buffer,
     found: list[tuple[int, int, str, str]] = []
     for size, offset, name, shape in sorted(_heap_values(assignment), reverse=True):
         if shape.startswith("("):
-            continue  # A table of places, not an array.
+            continue  # A tuple: its buffer holds addresses, not an array.
         if len(found) == SHOWN or (found and size * MINOR < found[0][0]):
             break
         if all(size + offset <= o or o + s <= offset for s, o, _, _ in found):
@@ -105,6 +105,7 @@ def _buffer(
     ops: Mapping[str, hlo.Instruction],
     module: hlo.Module | None,
 ) -> Buffer:
+    """A buffer, with the operation and the line that it comes from, where they are known."""
     op = ops.get(name)
     if op is None or module is None:
         return Buffer(size, _plain(shape), name, "")
@@ -113,6 +114,7 @@ def _buffer(
 
 
 def _heap_values(assignment: str) -> Iterator[tuple[int, int, str, str]]:
+    """Size, offset, name and shape of each value in the heap of temporaries."""
     inside = False
     for line in assignment.splitlines():
         if line.startswith("allocation"):

@@ -39,7 +39,7 @@ def fit(
         name: what the config is called.
         price: of a chip for an hour.
         limit: of compilations.
-        say: told how it goes on.
+        say: called with each line of progress.
 
     Raises:
         UserError: nothing that was tried can be built.
@@ -85,7 +85,7 @@ def _leanest_needed(
     mesh: Mapping[str, object],
     settings: Sequence[Settings],
 ) -> Settings:
-    """The first setting that fits, else the last; leaner ones only where much is missing."""
+    """The first setting that fits, else the last; one is skipped where over twice is needed."""
     at = 0
     while at < len(settings) - 1:
         report = attempt({**mesh, **settings[at]})
@@ -143,6 +143,7 @@ def _divisible(config: ConfigDict, slice_: Topology) -> dict[str, int]:
 
 
 def _splits(size: int) -> Iterator[dict[str, int]]:
+    """Meshes of so many devices, the narrowest tensor axis and the fewest copies first."""
     for tensor in (n for n in TENSOR if size % n == 0):
         rest = size // tensor
         whole = [1, rest]

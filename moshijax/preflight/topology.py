@@ -109,7 +109,7 @@ def devices(topology: Topology) -> list[jax.Device]:
 
 
 def lay_out(topology: Topology, mesh: Mesh) -> Slice:
-    """Where each device of a mesh is in its slice."""
+    """A mesh with the place of each of its devices in the slice."""
     order = mesh.devices.flatten()
     coordinates = np.array([device.coords for device in order])
     numbers = np.arange(len(order))

@@ -1,10 +1,9 @@
 """What one chip does in a step: cycles as its compiler estimates them, and bytes of its memory.
 
-Of a large matrix product the estimate is 2 to 18% over the time at peak on v4, v5e and v5p and up
-to 42% on v6e, and is taken as it is. An addition of large arrays, which chips do at nine tenths of
-their memory's bandwidth, is put at 1.3 to 2 times its time; so whatever multiplies no matrices is
-divided by that slack of its chip, but never takes less than its bytes at the bandwidth. Kernels
-written by hand come without an estimate.
+The estimate of a large matrix product is 2 to 18% over the time at peak on v4, v5e and v5p, up to
+42% on v6e, and is taken as it is. That of everything else is divided by the chip's `slack`: chips
+add large arrays at nine tenths of their memory's bandwidth, and the estimate is 1.3 to 2 times the
+time of that. It is never below the bytes over the bandwidth. Pallas kernels have no estimate.
 """
 
 import re
@@ -78,6 +77,7 @@ def kind(op: hlo.Instruction) -> str:
 
 
 def _in_memory(type_text: str) -> float:
+    """Bytes of the arrays of a type that are in the main memory."""
     return sum((n for n, in_memory in hlo.arrays(type_text) if in_memory), 0.0)
 
 
@@ -113,5 +113,6 @@ def traffic(module: hlo.Module, op: hlo.Instruction, types: Mapping[str, str]) -
 
 
 def _parameters(inner: list[hlo.Instruction]) -> list[tuple[int, str]]:
+    """Number and name of each parameter of a fusion."""
     found = [(re.match(r"parameter\((\d+)\)", op.text), op.name) for op in inner]
     return [(int(match.group(1)), name) for match, name in found if match]

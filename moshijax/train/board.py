@@ -15,13 +15,13 @@ SCALAR = dict(plugin_data=dict(plugin_name="scalars"), data_class="DATA_CLASS_SC
 
 
 class Board:
-    """What TensorBoard shows; the `Writer` that it exports knows numbers only."""
+    """Writes TensorBoard's events; the `Writer` that it exports knows numbers only."""
 
     def __init__(self, workdir: pathlib.Path) -> None:
         self._file = EventFileWriter(str(workdir))
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is still buffered."""
         self._file.close()
 
     def number(self, tag: str, value: float, step: int) -> None:

@@ -33,11 +33,16 @@ from moshijax.train.intact import Damaged
 Tree = TypeVar("Tree")
 STEP = re.compile(r"0|[1-9][0-9]*")
 UNFINISHED = re.compile(r".+\.orbax-checkpoint-tmp.*|[0-9]+\.old")  # Of a run that was killed.
-RETRY_AFTER = 5  # Seconds in which shared storage may come to itself.
+RETRY_AFTER = 5  # Seconds until a failed read is tried again: shared storage may recover.
 
 
 class Checkpoints:
-    """The states of a run, saved while it goes on; any tree, any mesh."""
+    """The states of a run, saved in the background; any tree, any mesh.
+
+    Args:
+        workdir: of the run.
+        keep: how many of the newest checkpoints stay.
+    """
 
     def __init__(self, workdir: pathlib.Path, keep: int) -> None:
         self._root = workdir.absolute() / "checkpoints"
@@ -49,7 +54,8 @@ class Checkpoints:
         self._steps: list[int] = hosts.broadcast_json(
             find_steps(self._root) if hosts.is_main() else []
         )
-        self._written: tuple[int, list[str]] | None = None  # Not read back yet.
+        # The step and the arrays of a checkpoint that is not read back yet.
+        self._written: tuple[int, list[str]] | None = None
         self._open = contextlib.ExitStack()
         self._place = self._open.enter_context(plain_path(self._root))
         self._saver = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
@@ -59,7 +65,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._open, contextlib.closing(self._saver):
-            # After an error of one process the others do not come to compare what they read.
+            # After an error of one process the others may never reach the collectives of settle().
             self.settle() if kind is None else self._saver.wait_until_finished()
 
     def newest(self) -> int:
@@ -68,10 +74,10 @@ class Checkpoints:
         return max(self._steps, default=0)
 
     def save(self, step: int, state: PyTree[jax.Array]) -> None:
-        """Copies the state and writes it in the background; a step already there stays.
+        """Copies the state and writes it in the background, unless the step is there already.
 
         Raises:
-            UserError: the disk is full, or another trouble of the one before or of this one.
+            UserError: this checkpoint or the one before cannot be written: the disk may be full.
         """
         self.settle()
         if step in self._steps:
@@ -86,7 +92,7 @@ class Checkpoints:
         self._written = (step, list(leaves))
 
     def settle(self) -> None:
-        """Waits for what is being written and reads it back; then the oldest ones may go.
+        """Waits for the checkpoint being written and reads it back; then deletes the oldest.
 
         Raises:
             UserError: it could not be written, or cannot be read.
@@ -113,7 +119,7 @@ class Checkpoints:
         self._steps = self._steps[-self._keep :]
 
     def _unwritten(self, step: int, error: Exception) -> UserError:
-        """What to tell of a checkpoint that is not there; its parts make room for the log."""
+        """The error of a checkpoint not written, whose parts are removed: the log needs room."""
         if hosts.is_main():
             _clean(self._root)
         last = f"that of step {self._steps[-1]} is whole" if self._steps else "there is none before"
@@ -168,7 +174,7 @@ class Checkpoints:
                 return restore.state(self._place / str(step), wanted), None
             except (OSError, ValueError, Damaged) as error:
                 problem = error
-            except Exception as error:  # Such as of memory: to be seen with its traceback.
+            except Exception as error:  # Out of memory, say: it keeps its traceback.
                 where = self._root / str(step)
                 error.add_note(f"{where} is not proven damaged and stays in its place.")
                 return {}, error
@@ -193,7 +199,7 @@ class Checkpoints:
             names = (f"{step}.{i}" if i else str(step) for i in itertools.count())
             free = next(name for name in names if not (self._broken / name).exists())
             (self._root / str(step)).rename(self._broken / free)
-        hosts.broadcast("")  # It is moved by now.
+        hosts.broadcast("")  # A barrier: process 0 has moved it.
         self._steps.remove(step)
 
 
@@ -205,7 +211,7 @@ def find_steps(root: pathlib.Path) -> list[int]:
 
 
 def _clean(root: pathlib.Path) -> None:
-    """Removes what a killed run left unfinished, and folders that would stand in the way."""
+    """Removes what a killed run left unfinished, and empty folders in a checkpoint's place."""
     for path in root.iterdir():
         if UNFINISHED.fullmatch(path.name):
             shutil.rmtree(path)
@@ -214,7 +220,7 @@ def _clean(root: pathlib.Path) -> None:
 
 
 def _remove(folder: pathlib.Path) -> None:
-    """Removes a checkpoint; a kill meanwhile leaves no half of it under its name."""
+    """Removes a checkpoint, renamed first: a kill leaves no half of it under its name."""
     old = folder.with_name(f"{folder.name}.old")
     folder.rename(old)
     shutil.rmtree(old)
@@ -225,7 +231,11 @@ def load_leaves(
 ) -> dict[str, jax.Array]:
     """The arrays under `prefix/` of a run's newest checkpoint, by the rest of their name.
 
-    With a mesh each process reads its part of them onto it.
+    Args:
+        workdir: of the run.
+        prefix: the part of the state, such as `model`.
+        mesh: onto which each process reads its part of the arrays; None: whole arrays.
+        rules: the sharding of the arrays by the rest of their name; read with a mesh only.
 
     Raises:
         UserError: the directory has no checkpoint, or the newest is damaged.
@@ -235,7 +245,7 @@ def load_leaves(
 
 
 def parameters_of(folder: pathlib.Path) -> str:
-    """What of a checkpoint is evaluated, exported and loaded: the average, where there is one."""
+    """The part of the state that is evaluated, exported and loaded: its average if it has one."""
     return "average" if restore.names(folder, "average/") else "model"
 
 
@@ -253,7 +263,7 @@ def load_parameters(
 
 @contextlib.contextmanager
 def newest(workdir: str | os.PathLike[str]) -> Generator[pathlib.Path]:
-    """The folder of a run's newest checkpoint, to read of.
+    """The folder of a run's newest checkpoint, to read from.
 
     Raises:
         UserError: the directory has no checkpoint, or the newest is damaged.

@@ -19,7 +19,7 @@ class Device(Protocol):
 
 
 class Chip(NamedTuple):
-    """One kind of accelerator, by JAX device; zero where a figure is of no use here."""
+    """One kind of accelerator, by JAX device; zero where a figure is not needed here."""
 
     kind: str  # What JAX's device_kind begins with.
     flops: float  # Dense bfloat16.
@@ -27,11 +27,12 @@ class Chip(NamedTuple):
     bandwidth: float = 0.0  # Of that memory.
     link: float = 0.0  # One way, to one neighbour.
     clock: float = 0.0  # Hz, of the cycles that the TPU compiler estimates.
-    slack: float = 1.0  # Its cycles of an addition over the time at nine tenths of the bandwidth.
-    vmem_kib: int = 0  # Of vector memory, what an operation may fill; 0: as its compiler has it.
+    # The compiler's cycles of a large addition over its time at nine tenths of the bandwidth.
+    slack: float = 1.0
+    vmem_kib: int = 0  # Vector memory that an operation may fill; 0: the compiler's default.
     cores: int = 1  # Devices a chip.
-    ring: int = 0  # Sides of multiples of this many chips close to rings.
-    topologies: tuple[str, ...] = ()  # As they can be had.
+    ring: int = 0  # A side of a multiple of this many chips is closed to a ring.
+    topologies: tuple[str, ...] = ()  # Shapes that can be ordered.
 
 
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")

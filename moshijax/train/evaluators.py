@@ -39,7 +39,13 @@ class Summing(Protocol[Sums]):
 
 
 class SetSums:
-    """Evaluates on one set; sets of the same task share one compiled function."""
+    """Evaluates on one set.
+
+    Args:
+        task: says what the sums mean.
+        measure: its `evaluate`, compiled: one function for all sets.
+        data: the set, its last batch padded.
+    """
 
     def __init__(self, task: Summing[Sums], measure: Callable[..., Sums], data: EvalData) -> None:
         self.task, self.measure, self.data = task, measure, data

@@ -54,7 +54,7 @@ def _times(eqn: JaxprEqn) -> int:
     if eqn.primitive.name == "scan":
         return params["length"]
     if eqn.primitive.name == "pallas_call":
-        # Blocks that a mask lets a kernel skip count: nothing here says which they are.
+        # All blocks of the grid count: a jaxpr does not say which of them a mask skips.
         return math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
     if eqn.primitive.name == "shard_map":
         return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
@@ -65,7 +65,7 @@ def count(jaxpr: Jaxpr, recomputed: bool = True) -> float:
     """FLOPs of the matrix products and convolutions of a jaxpr, loops multiplied out.
 
     Without `recomputed`, what a checkpointed function computes a second time is left out:
-    what remains are the model's own FLOPs, of which a run's MFU is told.
+    what remains are the model's own FLOPs, from which the MFU is computed.
     """
     total = 0.0
     for eqn in jaxpr.eqns:
@@ -85,7 +85,7 @@ def count(jaxpr: Jaxpr, recomputed: bool = True) -> float:
 
 
 def count_kernels(jaxpr: Jaxpr) -> float:
-    """Those of them that are inside of kernels written by hand."""
+    """FLOPs of the same kind, but only those inside of Pallas kernels."""
     total = 0.0
     for eqn in jaxpr.eqns:
         inner = [j for v in eqn.params.values() for j in _inner(v)]
@@ -115,7 +115,7 @@ def _measured_peak(size: int = 1024) -> float:
 
 
 def peak_flops(devices: Sequence[jax.Device] | np.ndarray) -> float:
-    """Peak FLOP/s of all devices: by their data sheet, on a CPU as measured once."""
+    """Peak FLOP/s of all devices: by their data sheet, on a CPU as measured once, else NaN."""
     chip = chips.find(devices[0].device_kind)
     if chip is not None:
         return chip.flops * len(devices)

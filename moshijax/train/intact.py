@@ -2,8 +2,8 @@
 
 Orbax keeps arrays in an OCDBT database: its index is protected by checksums, the arrays are not.
 So each array's digest is computed on the devices before it is written, and again after it is read,
-on whatever mesh: it proves all of the way, and costs no pass over the files. What else orbax keeps
-there is small, and has its checksums in a file beside it.
+on any mesh: that covers the whole way from memory to memory, and costs no pass over the files.
+Orbax's other files are small, and have their checksums in a file beside them.
 """
 
 import hashlib
@@ -22,10 +22,11 @@ from jaxtyping import Array, Shaped, UInt32
 from moshijax.train.workdir import write_text
 
 
-METADATA = "_CHECKPOINT_METADATA"  # Orbax's, of a step; our record is its custom part.
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's, of a step; our record is its `custom_metadata`.
 SEAL = "checksums.json"
 ITEM = "default"  # Orbax's name for the only item of a checkpoint.
-# What TensorStore says of the machine, not of the file: statuses, and errors but "no such file".
+# Errors of TensorStore that do not show damage: status codes of the machine or the storage, and
+# errors of the operating system other than 2, "no such file".
 PASSING = re.compile(
     r"(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|CANCELLED|ABORTED|PERMISSION_DENIED"
     r"|UNAUTHENTICATED|UNKNOWN|INTERNAL):|.*os_error_code='(?!2')",
@@ -49,10 +50,11 @@ class Damaged(Exception):  # noqa: N818 (a finding)
 
 
 def _digest(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    """The sum of all elements' bits, each times an odd number of its place, modulo 2^32.
+    """The sum over all elements of bits * factor modulo 2^32, the factor an odd hash of the index.
 
-    Odd numbers have inverses there: no change of one element goes unseen, and one of several with
-    a probability of 2^-32. Sums of integers do not depend on how the array is spread.
+    An odd factor has an inverse modulo 2^32: a change of one element always changes the sum, and
+    changes of several go unseen with a probability of 2^-32. A sum of integers is the same in any
+    order, so under any sharding.
     """
     if jnp.issubdtype(x.dtype, jnp.inexact):
         x = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{jnp.finfo(x.dtype).bits}"))
@@ -83,7 +85,7 @@ def to_metadata(record: Record) -> dict[str, object]:
 
 
 def record_of(leaves: Mapping[str, Array | np.ndarray]) -> Record:
-    """What is kept of every array beside it."""
+    """Type, shape and digest of every array."""
     digests = jax.device_get(_digests(dict(leaves)))
     return {n: Written(str(x.dtype), list(x.shape), int(digests[n])) for n, x in leaves.items()}
 
@@ -128,7 +130,12 @@ def _finding(error: Exception) -> Exception:
 
 
 def check_index(folder: pathlib.Path, names: Iterable[str], share: slice = slice(None)) -> None:
-    """Reads the index, and the last byte of every piece of a share of them; cheap.
+    """Reads the index, and the last byte of the pieces of arrays: cheap, as nothing is unpacked.
+
+    Args:
+        folder: of the checkpoint.
+        names: arrays that must be there.
+        share: of all pieces, those that this process reads.
 
     Raises:
         Damaged: an array is missing, or a file is, or it is cut short.
@@ -149,7 +156,7 @@ def check_index(folder: pathlib.Path, names: Iterable[str], share: slice = slice
 
 
 def _small_files(folder: pathlib.Path) -> dict[str, str]:
-    """Checksums of what is no array, by name."""
+    """SHA-256 of every file that holds no array, by its path."""
     item = folder / ITEM
     paths = sorted(p for p in item.rglob("*") if p.is_file() and p.parent.name != "d")
     return {str(p.relative_to(item)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}

@@ -25,7 +25,7 @@ class Learner:
 
     Args:
         config: `optimizers`, `average` and `num_steps` of an experiment.
-        model: arrays or shapes.
+        model: its parameters, or their shapes.
 
     Raises:
         UserError: a value that no run can have, or a table that does not match a parameter once.
@@ -33,7 +33,7 @@ class Learner:
 
     def __init__(self, config: ConfigDict, model: PyTree[jax.Array | jax.ShapeDtypeStruct]) -> None:
         self.optimizers = optim.make_all(config.optimizers, config.num_steps, model)
-        kept = config.average  # Of the average, each step; None: there is none.
+        kept = config.average  # The share of the average that a step keeps; None: no average.
         self.decay = None if kept is None else settings.number(kept, "average", 1.0)
 
     def begin(self, model: PyTree[jax.Array]) -> State:

@@ -1,4 +1,4 @@
-"""Training a language model on arrays of codes: the task, and an experiment around it.
+"""Training a language model on arrays of codes: the task, and what a config says of it.
 
 python -m moshijax.train --config configs/moshi.py:stage=1 --workdir runs/moshi
 """
@@ -192,16 +192,21 @@ def preset_of(spec: ConfigDict, key: str) -> MoshiConfig:
 
 
 def frame_flops(config: MoshiConfig, length: int) -> float:
-    """Multiplications and additions of one frame's forward pass in a stream of this length.
+    """Multiplications and additions of one frame's forward pass, the mean over a stream.
 
     Only what the model needs: nothing computed again, and no score outside of the window.
+
+    Args:
+        config: of the model.
+        length: frames of the stream.
     """
     width, layers = config.dim, config.num_layers
+    # The projections of q, k, v and the output; gate, up and down of the MLP.
     each = 4 * width * width + 3 * width * config.mlp_dim
     seen = min(config.context, length)
-    mean = seen * (1 - (seen - 1) / (2 * length))  # keys that a query sees, on average
+    mean = seen * (1 - (seen - 1) / (2 * length))  # Keys that a query sees on average.
     weights = layers * each + width * config.text_vocab
-    flops = 2.0 * weights + layers * 4 * width * mean
+    flops = 2.0 * weights + layers * 4 * width * mean  # Of a key: q @ k and weights @ v.
     if config.depth is not None:
         depth, books = config.depth, config.depth.num_codebooks
         each = 4 * depth.dim**2 + 3 * depth.dim * depth.mlp_dim

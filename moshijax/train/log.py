@@ -109,7 +109,14 @@ class Log:
     def train(
         self, step: int, values: Mapping[str, SupportsFloat], rate: float, seconds: float
     ) -> None:
-        """The means of the last steps, and how fast they went (units and seconds)."""
+        """The means of the steps since the last call.
+
+        Args:
+            step: the last of them.
+            values: means by name.
+            rate: rows a second; NaN: not known yet.
+            seconds: that passed since the last call.
+        """
         if not self._active:
             return
         self._seconds += seconds

@@ -43,7 +43,7 @@ class Done(NamedTuple):
     """One step that was asked for."""
 
     kind: str
-    metrics: Metrics  # Still being computed, perhaps.
+    metrics: Metrics  # Perhaps still being computed on the devices.
 
 
 def _means(pending: Sequence[Done], kinds: Sequence[str]) -> dict[str, float]:
@@ -55,7 +55,7 @@ def _means(pending: Sequence[Done], kinds: Sequence[str]) -> dict[str, float]:
         prefix = f"{kind}/" if len(kinds) > 1 else ""
         for name in sorted(own[0] if own else (), key=lambda name: (name != "loss", name)):
             means[prefix + name] = float(np.mean([row[name] for row in own]))
-            # A loss may be finite that no gradient leads away from.
+            # The loss may be finite while its gradient is not.
             if (name == "loss" or "norm" in name) and not np.isfinite(means[prefix + name]):
                 raise NonFiniteError
     return means
@@ -76,7 +76,7 @@ class Run:
     ) -> None:
         self.config, self.experiment, self.program = config, experiment, program
         self.train_data, self.mesh = train_data, mesh
-        self.given = given  # What the first state begins with, if it was read.
+        self.given = given  # Leaves of the initial state; None: not read, there is a checkpoint.
         self.key = jax.random.key(config.seed)
         self.num_rows = {kind: experiment.num_rows(kind) for kind in experiment.batches}
         self.rows = {k: shard.local_rows(n, mesh) for k, n in self.num_rows.items()}
@@ -85,7 +85,7 @@ class Run:
         self.order = DataOrder(folder)
         self.checkpoints = Checkpoints(folder, config.keep_checkpoints)
         self.log = Log(folder, config.num_steps, experiment.unit)
-        # Of the devices' peak, by kind, at one step a second; known after its first batch.
+        # The MFU at one step a second, by kind of batch; known from its first batch on.
         self.share_of_peak: dict[str, float] = {}
 
     def start(self) -> tuple[PyTree[jax.Array], int]:
@@ -147,13 +147,13 @@ class Run:
             self.share_of_peak[kind] = work / peak
 
     def claim(self) -> None:
-        """Makes the work directory this config's: what can fail at the start did not."""
+        """Claims the work directory for this config, once: a first step has been computed."""
         if not self.claimed:
             workdir.claim(self.folder, self.config)
             self.claimed = True
 
     def save(self, step: int, state: PyTree[jax.Array]) -> None:
-        """Saves a state that can be gone on from."""
+        """Saves the state; raises NonFiniteError if not all of it is finite."""
         if not all_finite(state):
             raise NonFiniteError
         self.claim()
@@ -176,7 +176,7 @@ class Run:
         self.log.evaluation(step, values)
 
     def stretch(self, stop: Callable[[], bool]) -> PyTree[jax.Array]:
-        """Steps to the end; Stopped or NonFiniteError end it before."""
+        """Trains to the last step; raises Stopped or NonFiniteError where it ends before."""
         config, program, last = self.config, self.program, self.config.num_steps
         state, step = self.start()
         pending, watch = [], Stopwatch()
@@ -247,9 +247,8 @@ def train(config: ConfigDict, make: Make, folder: str) -> PyTree[jax.Array]:
 
     Raises:
         UserError: a value of the config is one that no run can have, a batch does not fit the
-            mesh, the directory is another config's, cannot be used or is in use, or its
-            checkpoints are damaged.
-        RuntimeError: the loss was not finite more often than `config.max_rollbacks`.
+            mesh, the directory is another config's, cannot be used or is in use, its checkpoints
+            are damaged, or the loss was not finite more often than `config.max_rollbacks`.
         Stopped: SIGTERM or SIGINT came to any of the run's processes; the state is saved.
     """
     settings.check(config)
@@ -264,7 +263,7 @@ def train(config: ConfigDict, make: Make, folder: str) -> PyTree[jax.Array]:
         )
     for kind in experiment.batches:
         shard.check_batch_size(experiment.num_rows(kind), mesh, name=f"batch of {kind}")
-    # Before anything is compiled: it may be no file.
+    # Read before anything is compiled: the file may not be there.
     given = None if find_steps(path / "checkpoints") else experiment.initial()
     with ExitStack() as open_:
         open_.enter_context(workdir.locked(path))

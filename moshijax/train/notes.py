@@ -1,4 +1,4 @@
-"""What libraries have to say while a run is well: it goes to a file, not to the terminal."""
+"""Log lines of libraries: they go to a file of the work directory, not to the terminal."""
 
 import logging
 import logging.handlers
@@ -14,12 +14,12 @@ PACKAGES = ("moshijax", "distill")
 INSTALLED = ("site-packages", "dist-packages")
 FORM = logging.Formatter("%(asctime)s %(levelname).1s %(name)s %(filename)s:%(lineno)d %(message)s")
 
-# What comes before there is a work directory.
+# Keeps what is logged before there is a work directory.
 _early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Whether a person should see this: libraries tell their failures by exceptions."""
+    """Whether a record belongs on the terminal: libraries tell their failures by exceptions."""
     path = pathlib.Path(record.pathname)
     ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in PACKAGES
     foreign = record.name == "py.warnings" or set(INSTALLED) & set(path.parts)

@@ -35,7 +35,7 @@ KINDS = {
     "rmsprop": optax.scale_by_rms,
     "adafactor": optax.scale_by_factored_rms,
 }
-# Keywords that a kind has no default of its own for.
+# Keywords for which optax has no default.
 USUAL = {"momentum": {"decay": 0.9}}
 
 
@@ -55,6 +55,12 @@ def make_schedule(
     shape: str, num_steps: int, warmup_steps: int, key: str = "optimizer"
 ) -> Schedule:
     """A factor in [0, 1]: linear warm-up, then the named shape down to its end.
+
+    Args:
+        shape: one of `SHAPES`.
+        num_steps: of the whole run.
+        warmup_steps: the first of them.
+        key: the optimizer's in the config, for the error.
 
     Raises:
         UserError: an unknown shape, or a warm-up that leaves nothing of the run.
@@ -185,10 +191,10 @@ def name_for(kind: str, optimizers: Mapping[str, Optimizer]) -> str:
 
 
 def _rules(config: ConfigDict, table: str, key: str) -> list[tuple[str, Any]]:
-    """The rows of a table; raises UserError for what is none, or for a wrong regex."""
+    """The rows of a table; raises UserError for what is no row, or for a wrong regex."""
     found, rows = config[table], []
     for row in found if isinstance(found, list | tuple) else [found]:
-        # JSON has lists of lists.
+        # A config that was read from JSON has lists in place of tuples.
         if not isinstance(row, list | tuple) or len(row) != 2 or not isinstance(row[0], str):
             raise settings.refusal(row, f"{key}.{table}", "rows of a regex and its value")
         try:
@@ -239,7 +245,7 @@ def accumulate(
     batch: Rows,
     parts: int,
 ) -> tuple[Model, Metrics]:
-    """Gradients and metrics of a batch, in `parts` pieces, which change neither.
+    """Gradients and metrics of a batch, computed in pieces, whose number changes neither.
 
     A loss is a sum over rows divided by a sum of their weights. What it is divided by is known
     from the whole batch, so that the shares of the pieces add up, however uneven they are.
@@ -249,8 +255,8 @@ def accumulate(
             the metrics.
         weigh: the weights of rows.
         model: what the gradients are of.
-        batch: arrays of rows, which are dealt like cards, so that each device keeps working on
-            rows that it holds.
+        batch: arrays of rows; row i is in piece i % parts, so that every device has a share of
+            each piece among the rows that it holds.
         parts: how many pieces; they divide the rows.
     """
     weights = weigh(batch)

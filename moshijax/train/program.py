@@ -47,7 +47,7 @@ class Program(NamedTuple):
     update: Mapping[str, jax.stages.Wrapped]  # By kind of batch.
 
     def undivided(self) -> list[str]:
-        """What of the model, its moments alike, and of the frozen arrays the mesh leaves whole."""
+        """What the mesh does not divide of parameters and frozen arrays: a line for each axis."""
         return shard.undivided(
             {"model": self.shapes[0], "frozen": self.frozen}, self.mesh, self.rules
         )
@@ -58,7 +58,7 @@ def place(experiment: Experiment, mesh: shard.AnyMesh, seed: int, vmem_kib: int 
 
     Args:
         experiment: what is trained.
-        mesh: where.
+        mesh: the devices, or an abstract mesh to plan on.
         seed: of the state at step 0.
         vmem_kib: of a TPU's vector memory, what one operation may fill; 0: the chip's usual.
     """
@@ -66,7 +66,7 @@ def place(experiment: Experiment, mesh: shard.AnyMesh, seed: int, vmem_kib: int 
     shapes = jax.eval_shape(task.init, jax.random.key(seed))
     shardings = shard.shard_like(shapes, mesh, task.rules)
     device = None if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0]
-    whole = NamedSharding(mesh, P())  # Every process can read what is reported.
+    whole = NamedSharding(mesh, P())  # Replicated: every process reads the metrics.
     options = compiler_options(device, vmem_kib, mesh.shape["tensor"])
 
     def compiled(kind: str) -> jax.stages.Wrapped:
@@ -120,7 +120,7 @@ def compiler_options(
 def within(
     mesh: shard.AnyMesh, function: Callable[Arguments, Result]
 ) -> Callable[Arguments, Result]:
-    """Sets the mesh for sharding constraints and for kernels that run on each device."""
+    """The function with the mesh set, for sharding constraints and for kernels in shard_map."""
 
     @functools.wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

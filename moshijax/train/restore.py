@@ -18,12 +18,16 @@ from moshijax.train import intact
 def state(
     folder: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array | np.ndarray]:
-    """The arrays of a checkpoint that is whole.
+    """The arrays of a checkpoint, proven to be those that were written.
+
+    Args:
+        folder: of the checkpoint.
+        wanted: shapes and shardings of the state's arrays, by name.
 
     Raises:
-        Damaged: it is not.
+        Damaged: the checkpoint is not what was written.
         UserError: it is, and holds another state.
-        Exception: it cannot be read for a reason that is not its own.
+        Exception: it cannot be read, and is not proven damaged: no memory, no storage.
     """
     record = intact.read_record(folder)
     share = slice(jax.process_index(), None, jax.process_count())
@@ -56,7 +60,7 @@ def _read(
     handler: type[ocp.StandardCheckpointHandler] | type[ocp.PyTreeCheckpointHandler],
     args: ocp.args.StandardRestore | ocp.args.PyTreeRestore,
 ) -> dict[str, jax.Array | np.ndarray]:
-    """Reads for this process alone: to wait for another, whose read failed, would be for ever."""
+    """Reads without a barrier: where one process fails, the others would wait for ever."""
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
@@ -66,14 +70,14 @@ def _read(
         with ocp.Checkpointer(way, multiprocessing_options=alone) as reader:
             return dict(reader.restore(folder / intact.ITEM, args=args))
     except Exception:
-        intact.check_whole(folder)  # Whose fault it was.
+        intact.check_whole(folder)  # Raises Damaged if the files are at fault.
         raise
 
 
 def part(
     folder: pathlib.Path, prefix: str, mesh: Mesh | None, rules: Rules
 ) -> dict[str, jax.Array]:
-    """The arrays of a checkpoint whose names begin so, by the rest of their name.
+    """The arrays of a checkpoint whose names begin with a prefix, by the rest of their name.
 
     Raises:
         Damaged: it is not whole.
@@ -86,13 +90,13 @@ def part(
 
 
 def names(folder: pathlib.Path, prefix: str) -> list[str]:
-    """The names of a checkpoint's arrays that begin so."""
+    """The names of a checkpoint's arrays that begin with a prefix."""
     found = _shapes(folder, intact.read_record(folder))
     return sorted(name for name in found if name.startswith(prefix))
 
 
 def one_by_one(folder: pathlib.Path, prefix: str) -> Iterator[tuple[str, jax.Array]]:
-    """The same arrays, one after the other, so that no more than one is in memory.
+    """The arrays of `part`, one after the other, so that no more than one is in memory.
 
     Raises:
         Damaged: the checkpoint is not whole.
@@ -133,7 +137,7 @@ def _shapes(folder: pathlib.Path, record: intact.Record | None) -> dict[str, tup
 
 
 def _target(name: str, shape: tuple[int, ...], mesh: Mesh | None, rules: Rules) -> ocp.RestoreArgs:
-    """Where an array goes: to the host unless told, for its devices of old may not be here."""
+    """Where an array is put: without a mesh on the host, as what wrote it may have been larger."""
     if mesh is None:
         return ocp.RestoreArgs(restore_type=np.ndarray)
     return ocp.ArrayRestoreArgs(

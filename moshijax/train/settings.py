@@ -31,8 +31,14 @@ def refusal(found: object, key: str, allowed: str) -> UserError:
 def whole(found: object, key: str, least: int, most: int | None = None) -> int:
     """A whole number within bounds.
 
+    Args:
+        found: the value of a config.
+        key: its path below the config, for the error.
+        least: the smallest value allowed.
+        most: the largest value allowed; None: there is none.
+
     Raises:
-        UserError: it is another thing, or beyond them.
+        UserError: it is no whole number, or out of bounds.
     """
     if (
         not isinstance(found, int)
@@ -46,10 +52,10 @@ def whole(found: object, key: str, least: int, most: int | None = None) -> int:
 
 
 def number(found: object, key: str, most: float = math.inf, *, positive: bool = False) -> float:
-    """A finite number from 0 (or above it) to `most`.
+    """A finite number from 0 to `most`, both allowed; 0 is not where it must be `positive`.
 
     Raises:
-        UserError: it is another thing, or beyond them.
+        UserError: it is no number, or out of bounds.
     """
     if (
         not isinstance(found, int | float)

@@ -33,8 +33,9 @@ class Task(Protocol[State]):
     None) their average over the steps; what else it holds is the task's own.
     """
 
-    rules: Rules  # Where each parameter lives on the mesh: its models' rows, joined.
-    frozen: PyTree[jax.Array | jax.ShapeDtypeStruct]  # Arguments of every step, never saved.
+    rules: Rules  # The sharding of each parameter: the tables of its models, joined.
+    # What every step takes and none changes, so that it is never saved: a teacher, a codec.
+    frozen: PyTree[jax.Array | jax.ShapeDtypeStruct]
     # begin(state, frozen, batch, key) -> state, once before the first step with its batch, for
     # what data initialise (codebooks by k-means); None where there is nothing of the kind.
     begin: Callable[[State, PyTree[jax.Array], PyTree[jax.Array], jax.Array], State] | None
@@ -51,7 +52,7 @@ class Task(Protocol[State]):
         batch: PyTree[jax.Array],
         key: jax.Array,
     ) -> tuple[State, Metrics]:
-        """One step on a batch of a kind; also returns float32 scalars by name, `loss` of them."""
+        """One step on a batch of a kind; also returns float32 scalars by name, with `loss`."""
         ...
 
 
@@ -62,7 +63,7 @@ class Evaluator(Protocol):
     def __call__(
         self, state: PyTree[jax.Array], frozen: PyTree[jax.Array], key: jax.Array, mesh: Mesh
     ) -> Iterator[tuple[str, Value]]:
-        """Yields names and values; what is no number becomes a file of the work directory."""
+        """Yields names and values; a sound or figure becomes a file of the work directory."""
         ...
 
 
@@ -81,13 +82,14 @@ class Experiment:
     unit: str  # What a row is called: images, windows.
     train_data: TrainData | None = None  # None on an abstract mesh, where nothing is read.
     evaluators: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
-    # Makes arrays that take the place of the initial state's leaves of these names.
+    # Makes arrays by name, which replace leaves of the initial state.
     initial: Callable[[], Mapping[str, jax.Array]] = dict
-    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # Of the steps, by kind.
-    # What an update goes through, by kind: {"images": {"images": 4096}}.
+    # The fraction of the steps that a kind of batch has.
+    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # How much an update processes, by kind of batch and unit: {"images": {"images": 4096}}.
     counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    # Keys of the config that trade speed for memory and leave what is learned alone: what they
-    # may be, the fastest first.
+    # Keys of the config that trade speed for memory without changing what is learned, and the
+    # values that each may take, the fastest first.
     choices: Mapping[str, Sequence[object]] = dataclasses.field(default_factory=dict)
     # FLOPs of an update of a kind, the model's own: forward and backward once, nothing recomputed,
     # no score outside of a window. None: as counted from the program.
@@ -106,10 +108,11 @@ class Experiment:
 
 
 def rows_of(batch: PyTree[jax.ShapeDtypeStruct]) -> int:
-    """Rows of a batch: the first axis of what is no scalar in it."""
+    """The number of rows of a batch: the first axis of its arrays, scalars left out."""
     return next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.shape)
 
 
+# Builds the experiment of a config on a mesh; on an abstract one its shapes alone.
 Make = Callable[[ConfigDict, AnyMesh], Experiment]
 
 

@@ -42,7 +42,7 @@ class Trace:
         self._on = False
 
     def missed(self, step: int) -> bool:
-        """Whether all steps asked for lie before this one's end."""
+        """Whether all steps to be traced are done by this one."""
         return bool(self._steps) and self._steps[-1] <= step
 
     @contextmanager

@@ -35,7 +35,7 @@ FREE = re.compile(
 CONFIG = "config.json"
 LOCK = ".lock"
 NOT_A_FOLDER = (FileExistsError, NotADirectoryError)
-# What a file system says that knows no locks: there a run is trusted to be the only one.
+# Errors of file systems without locks: there a run is trusted to be the only one.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 SHARED_WITHIN = 60  # Seconds in which a file on shared storage must be seen by all hosts.
 
@@ -75,7 +75,7 @@ def changes(workdir: pathlib.Path, config: ConfigDict) -> str:
 
 
 def check(folder: str | pathlib.Path, config: ConfigDict) -> pathlib.Path:
-    """Refuses a directory that this config cannot have; for all processes of a run.
+    """Refuses a directory that a run of this config cannot use; every process calls this.
 
     Raises:
         UserError: it cannot be made or written in, or belongs to a run with another config, or the
@@ -143,7 +143,7 @@ def _unusable(workdir: pathlib.Path, error: OSError) -> UserError:
 
 
 def make(workdir: pathlib.Path) -> None:
-    """Makes the directory, for all processes of a run.
+    """Makes the directory; every process calls this.
 
     Raises:
         UserError: it cannot be made.
@@ -164,7 +164,7 @@ def is_claimed(workdir: pathlib.Path) -> bool:
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the directory this config's own, once something was computed that is worth it."""
+    """Writes the config into the directory: from here on no other config may use it."""
     if hosts.is_main():
         write_text(workdir / CONFIG, json.dumps(_plain(config), indent=1) + "\n")
 
