@@ -48,9 +48,10 @@ class Program(NamedTuple):
 
     def undivided(self) -> list[str]:
         """What the mesh does not divide of parameters and frozen arrays: a line for each axis."""
-        return shard.undivided(
-            {"model": self.shapes[0], "frozen": self.frozen}, self.mesh, self.rules
-        )
+        # A live session's state begins with its caches; rules know them by the field's name.
+        first = getattr(self.shapes, "_fields", ("model",))[0]
+        arrays = {first: self.shapes[0], "frozen": self.frozen}
+        return shard.undivided(arrays, self.mesh, self.rules)
 
 
 def place(experiment: Experiment, mesh: shard.AnyMesh, seed: int, vmem_kib: int = 0) -> Program:

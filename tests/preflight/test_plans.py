@@ -29,6 +29,8 @@ def test_every_published_config_can_be_planned_at_full_size(file):
     whole = sum(memory.nbytes(x.shape, x.dtype) for x in jax.tree.leaves(state))
     # Split over eight devices, little stays whole on each.
     assert memory.chip_bytes(state) < 0.16 * whole
+    # Pets have 37 classes.
+    assert all(" 37 of " in line for line in placed.undivided())
     rows = {x.shape[0] for x in jax.tree.leaves(planned.batches) if x.shape}
     assert rows == {config.batch_size}
     # A live step has nothing to trade.
