@@ -167,7 +167,14 @@ def link_rate(groups: Groups, place: Slice) -> float:
 
 
 def wire_bytes(kind: str, size: float, groups: Groups, place: Slice) -> float:
-    """Bytes that a chip receives for a result of this size."""
+    """Bytes that a chip receives in one run of a collective.
+
+    Args:
+        kind: one of `KINDS`.
+        size: bytes of its result on one chip.
+        groups: of devices that it is among; for a permutation pairs of source and target.
+        place: the mesh and its slice.
+    """
     members = max(map(len, groups), default=1)
     share = (members - 1) / max(members, 1)
     if kind == "all-reduce":

@@ -85,7 +85,12 @@ def read_total(report: str) -> float:
 
 
 def largest_buffers(assignment: str, module: hlo.Module | None) -> tuple[Buffer, ...]:
-    """The largest temporaries, one for each place in memory."""
+    """The largest temporaries, one for each place in memory.
+
+    Args:
+        assignment: the compiler's text on the assignment of buffers.
+        module: the compiled program, to find the source lines in; None: there is none.
+    """
     found: list[tuple[int, int, str, str]] = []
     for size, offset, name, shape in sorted(_heap_values(assignment), reverse=True):
         if shape.startswith("("):

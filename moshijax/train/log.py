@@ -52,7 +52,13 @@ def _text(values: Mapping[str, object]) -> str:
 
 
 class Log:
-    """The log of one run; in a process other than the first it says nothing."""
+    """The log of one run; in a process other than the first it says nothing.
+
+    Args:
+        workdir: of the run.
+        num_steps: of the run.
+        unit: what a row of a batch is called.
+    """
 
     def __init__(self, workdir: pathlib.Path, num_steps: int, unit: str) -> None:
         self._active = hosts.is_main()

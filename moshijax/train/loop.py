@@ -72,11 +72,11 @@ class Run:
         train_data: TrainData,
         mesh: Mesh,
         folder: pathlib.Path,
-        given: Mapping[str, jax.Array] | None,
+        initial: Mapping[str, jax.Array] | None,
     ) -> None:
         self.config, self.experiment, self.program = config, experiment, program
         self.train_data, self.mesh = train_data, mesh
-        self.given = given  # Leaves of the initial state; None: not read, there is a checkpoint.
+        self.initial = initial  # Leaves by name; None: not read, since there is a checkpoint.
         self.key = jax.random.key(config.seed)
         self.num_rows = {kind: experiment.num_rows(kind) for kind in experiment.batches}
         self.rows = {k: shard.local_rows(n, mesh) for k, n in self.num_rows.items()}
@@ -89,7 +89,7 @@ class Run:
         self.share_of_peak: dict[str, float] = {}
 
     def start(self) -> tuple[PyTree[jax.Array], int]:
-        """The newest checkpoint, else a fresh state with the arrays given."""
+        """The newest checkpoint, else a fresh state."""
         found = self.checkpoints.restore(self.program.shapes, self.program.shardings)
         state, step = found or (self.fresh(), 0)
         self.log.start(step)
@@ -103,13 +103,13 @@ class Run:
         return state, step
 
     def fresh(self) -> PyTree[jax.Array]:
-        """The state at step 0, with the arrays given and what the first batch initialises."""
-        given, self.given = self.given, None
-        if given is None:
-            given = self.experiment.initial()
+        """The state at step 0, with leaves that were read or that the first batch initialises."""
+        initial, self.initial = self.initial, None
+        if initial is None:
+            initial = self.experiment.initial()
         state = self.program.init(self.key)
         leaves = named_leaves(state)
-        placed = {n: shard.put(x, leaves[n].sharding) for n, x in given.items()}
+        placed = {n: shard.put(x, leaves[n].sharding) for n, x in initial.items()}
         state = with_leaves(state, leaves | placed)
         if self.program.begin is None:
             return state
@@ -264,7 +264,7 @@ def train(config: ConfigDict, make: Make, folder: str) -> PyTree[jax.Array]:
     for kind in experiment.batches:
         shard.check_batch_size(experiment.num_rows(kind), mesh, name=f"batch of {kind}")
     # Read before anything is compiled: the file may not be there.
-    given = None if find_steps(path / "checkpoints") else experiment.initial()
+    initial = None if find_steps(path / "checkpoints") else experiment.initial()
     with ExitStack() as open_:
         open_.enter_context(workdir.locked(path))
         open_.enter_context(notes.kept(path))
@@ -272,7 +272,7 @@ def train(config: ConfigDict, make: Make, folder: str) -> PyTree[jax.Array]:
         open_.callback(train_data.close)
         train_data.prepare(path)
         program = place(experiment, mesh, config.seed, config.vmem_kib)
-        run = Run(config, experiment, program, train_data, mesh, path, given)
+        run = Run(config, experiment, program, train_data, mesh, path, initial)
         for part in (run.checkpoints, run.log, closing(run.trace)):
             open_.enter_context(part)
         stop = hosts.agreed(asked)

@@ -82,7 +82,7 @@ def make_schedule(
 
 
 class OptimizerState(NamedTuple):
-    """Updates done so far, and what the optimizers remember of the gradients."""
+    """The number of updates done so far, and the moments of the gradients."""
 
     count: jax.Array
     moments: optax.OptState

@@ -24,7 +24,7 @@ MAX_LEARNING_RATE = 1000.0
 
 
 def refusal(found: object, key: str, allowed: str) -> UserError:
-    """The error that says what `config.KEY` may be."""
+    """The error that says what `config.KEY` may be; `allowed` is in words."""
     return UserError(f"config.{key}: {found!r} is refused: set --config.{key} to {allowed}.")
 
 
@@ -71,7 +71,7 @@ def number(found: object, key: str, most: float = math.inf, *, positive: bool = 
 
 
 def one_of(found: Found, key: str, allowed: Iterable[object]) -> Found:
-    """One of some values.
+    """A value of a config, which must be one of those allowed.
 
     Raises:
         UserError: it is none of them.

@@ -34,6 +34,11 @@ class Trace:
 
     Hosts run ahead of their devices, so it waits for the step before the first and for the last:
     what is recorded are these steps and nothing else.
+
+    Args:
+        text: which steps, as `parse_steps` reads them; None: none.
+        num_steps: of the run.
+        workdir: of the run.
     """
 
     def __init__(self, text: str | None, num_steps: int, workdir: pathlib.Path) -> None:
