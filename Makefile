@@ -14,7 +14,8 @@ test: $(VENV)/.parity
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not oracle and not aot and not gpu and not tpu"
 	$(RUN) -m pytest -m oracle
 	$(RUN) -m pytest -m "aot and not slow"
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest tests/golden  # As users run them.
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -m "optimised or not oracle" \
+	    tests/golden tests/oracle  # As users run them.
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .

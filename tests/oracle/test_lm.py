@@ -27,6 +27,10 @@ pytestmark = [
 
 LENGTH = 24  # more than the window of 16
 FRAMES = 60
+# Of one model also with XLA's full optimisation.
+OPTIMISED = [
+    pytest.param(name, marks=pytest.mark.optimised if name == "moshi_7b" else ()) for name in NAMES
+]
 GREEDY = live.Settings(text=Sampling(0.0, 1), audio=Sampling(0.0, 1))
 
 logits = jax.jit(lambda model, codes, given: model.logits(codes, given))
@@ -161,7 +165,7 @@ def users_codes(config):
     return random_codes(config, 2, FRAMES, 3, zeros=False)[:, 1 + config.num_generated :]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMISED)
 def test_greedy_roll_out_is_that_of_pytorch(name, path):
     model = unstack(random_model(name))
     config = model.config

@@ -66,18 +66,21 @@ def theirs(path, audio):
     return torch_mimi.run_offline(path, None, audio, 32)
 
 
+@pytest.mark.optimised
 def test_latents_are_those_of_pytorch(ours, theirs):
     _, latents, _ = ours
     assert 0.3 < theirs["latents"].std() < 3
     np.testing.assert_allclose(latents, theirs["latents"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.optimised
 def test_all_codes_are_those_of_pytorch(ours, theirs):
     mimi, latents, codes = ours
     assert_codes_vary(theirs["codes"])
     assert assert_same_codes(codes, theirs["codes"], mimi.quantizer, latents) > 0.95
 
 
+@pytest.mark.optimised
 def test_sound_is_that_of_pytorch(ours, theirs):
     mimi, _, _ = ours
     sound, _ = decode(mimi, jnp.asarray(theirs["codes"]), None)
