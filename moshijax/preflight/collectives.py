@@ -23,10 +23,10 @@ class Transfer(NamedTuple):
     """One collective operation of a program."""
 
     kind: str
-    bytes: float  # Of its result on one chip, once.
-    times: int  # A step.
+    bytes: float  # Of the result of one run on one chip.
+    times: int  # Runs in a step.
     axes: str  # Mesh axes that its groups cross.
-    seconds: float  # Of all its runs, by the rates of the links.
+    seconds: float  # Of all runs in a step, by the rates of the links.
     overlapped: bool  # Runs beside the arithmetic.
     scope: str
     source: str
@@ -163,7 +163,7 @@ def link_rate(groups: Groups, place: Slice) -> float:
         spanned = len(set(place.coordinates[group, side].tolist()))
         if spanned > 1:
             rate += place.chip.link * (2 if closed and spanned == length else 1)
-    return rate or 2 * place.chip.link  # Devices of one chip, or nobody.
+    return rate or 2 * place.chip.link  # All on one chip, or no groups.
 
 
 def wire_bytes(kind: str, size: float, groups: Groups, place: Slice) -> float:
@@ -203,8 +203,8 @@ class Sum(NamedTuple):
 
     kind: str
     axes: str
-    count: int  # A step.
-    bytes: float  # Of results on one chip, a step.
+    count: int  # Runs in a step.
+    bytes: float  # Of the results on one chip in a step.
     seconds: float
     exposed: float  # Of the seconds: those beside which nothing runs.
 

@@ -24,7 +24,7 @@ class Flops(NamedTuple):
 
     executed: float
     model: float  # Forward and backward once, nothing computed a second time.
-    kernels: float  # Of those executed: in kernels written by hand.
+    kernels: float  # Of those executed: in Pallas kernels.
 
 
 class Estimate(NamedTuple):
@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
     compute: float  # All arithmetic at peak.
     memory: float  # All traffic of the main memory at its bandwidth.
     links: float  # All collectives.
-    busy: float  # The compiler's estimate, calibrated, without what follows.
+    busy: float  # The compiler's estimate, calibrated: no Pallas kernels, no collectives.
     kernels: float
     exposed: float  # Collectives beside which nothing runs.
     step: float

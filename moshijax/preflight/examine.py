@@ -18,8 +18,8 @@ from moshijax.train import flops, program, settings
 from moshijax.train.task import Experiment, find
 
 
-SHOWN = 8  # Of the longest collectives.
-DONATED = 0.99  # Below this share of the outputs in donated arguments, a note says so.
+SHOWN = 8  # How many collectives are listed, the longest first.
+DONATED = 0.99  # A note is due if fewer of the outputs take the place of donated arguments.
 
 
 @dataclasses.dataclass(frozen=True)

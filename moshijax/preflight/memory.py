@@ -49,7 +49,7 @@ class Usage(NamedTuple):
     arguments: float  # State, frozen arrays and batch.
     temporaries: float
     outputs: float  # What is returned.
-    aliased: float  # Of that: in the place of a donated argument.
+    aliased: float  # Of the outputs: in the place of donated arguments.
     largest: tuple[Buffer, ...]
 
 

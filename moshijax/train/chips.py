@@ -22,10 +22,10 @@ class Chip(NamedTuple):
     """One kind of accelerator, by JAX device; zero where a figure is not needed here."""
 
     kind: str  # What JAX's device_kind begins with.
-    flops: float  # Dense bfloat16.
+    flops: float  # FLOP/s, dense bfloat16.
     hbm: float = 0.0  # Bytes that the TPU compiler lets a program use.
-    bandwidth: float = 0.0  # Of that memory.
-    link: float = 0.0  # One way, to one neighbour.
+    bandwidth: float = 0.0  # Bytes/s of that memory.
+    link: float = 0.0  # Bytes/s, one way, to one neighbour.
     clock: float = 0.0  # Hz, of the cycles that the TPU compiler estimates.
     # The compiler's cycles of a large addition over its time at nine tenths of the bandwidth.
     slack: float = 1.0

@@ -70,7 +70,7 @@ def sums_over(
     task: Summing, sets: Mapping[str, EvalData], mesh: shard.AnyMesh
 ) -> dict[str, Evaluator]:
     """An evaluator for each set, whose batches divide among the devices (`shard.fill_up`)."""
-    whole = NamedSharding(mesh, P())  # Every process can read what is reported.
+    whole = NamedSharding(mesh, P())  # Replicated: every process reads the sums.
     measure = jax.jit(within(mesh, task.evaluate), out_shardings=whole)
     return {name: SetSums(task, measure, data) for name, data in sets.items()}
 

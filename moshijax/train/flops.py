@@ -36,7 +36,7 @@ def _dot(eqn: JaxprEqn) -> float:
 def _conv(eqn: JaxprEqn) -> float:
     kernel = _shape(eqn.invars[1])
     out_axis = eqn.params["dimension_numbers"].rhs_spec[0]
-    # A dilated input is mostly zeros, which cost nothing to a good convolution.
+    # Of a dilated input one element in so many is not a zero put in: the zeros are not multiplied.
     zeros = math.prod(eqn.params["lhs_dilation"])
     window = math.prod(kernel) / kernel[out_axis]
     return 2.0 * window * math.prod(_shape(eqn.outvars[0])) / zeros

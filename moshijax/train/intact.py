@@ -64,7 +64,7 @@ def _digest(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
         place = place * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(
             jnp.uint32, x.shape, axis
         )
-    # The finalizer of MurmurHash3, so that neighbours' factors have nothing in common.
+    # The finalizer of MurmurHash3: factors of neighbouring elements are unrelated.
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         place = (place ^ (place >> jnp.uint32(shift))) * jnp.uint32(factor)
     return jnp.sum(bits * (place | jnp.uint32(1)), dtype=jnp.uint32)

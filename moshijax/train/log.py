@@ -22,7 +22,7 @@ from moshijax.train.values import Figure, Sound, Value
 from moshijax.train.workdir import write_text
 
 
-SHOWN = 4  # Numbers that fit beside a bar.
+SHOWN = 4  # How many metrics a line or the bar shows.
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from moshijax.system.paths import local_path
 Found = TypeVar("Found")
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_SEED = 2**32 - 1  # JAX's keys drop the bits above.
-# Steps per unit of gradient: beyond them is a slip of the keyboard; published ones end near 30.
+# A larger learning rate is a typing error: published ones end near 30.
 MAX_LEARNING_RATE = 1000.0
 
 
