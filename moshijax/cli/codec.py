@@ -37,7 +37,7 @@ def encode(args: argparse.Namespace) -> str:
     mimi = load(args.mimi, config, books)
     feed = encoder(mimi, books, args.chunk)
     blocks = recording.read_blocks(config.sample_rate, args.chunk * config.frame_size)
-    # As bytes: an hour of frames is 1.4 MB so, and 100 MB as an array each.
+    # An hour of frames is 1.4 MB as bytes, and 100 MB as one array a frame.
     frames = bytearray()
     for block in progress(blocks, recording.seconds, config.sample_rate):
         frames += feed(block).T.astype(np.int32).tobytes()

@@ -92,7 +92,7 @@ def missing_key(error: Exception) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or frames[-1].filename != inspect.getfile(ConfigDict):
         return None
-    # A KeyError's own words are 'NAME' and a suggestion.
+    # The text of a KeyError is 'NAME', in quotes, and a suggestion.
     name = error.name if isinstance(error, AttributeError) else str(error.args[0]).split("'")[1]
     return f"the config has no key {name}: take over what {PACKAGE}/loop.py gives experiments"
 

@@ -25,7 +25,7 @@ from moshijax.train.trace import parse_steps
 
 def train_experiment(config: ConfigDict, workdir: str) -> object:
     """Runs the experiment that a config names."""
-    # Imported here: orbax takes seconds, which a wrong flag need not wait for.
+    # Imported here: orbax takes seconds to import, and wrong flags are refused before.
     from moshijax.train.loop import run
 
     return run(config, workdir)

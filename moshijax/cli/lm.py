@@ -79,7 +79,8 @@ def converse(args: argparse.Namespace) -> str:
     def sides() -> Iterator[np.ndarray]:
         nonlocal count, said
         for block, silent in frames:
-            # The end is a code of its own, which is no sound: the codec does not hear it.
+            # The end of the user's speech is a code of its own, beyond the codebook: there is no
+            # sound for it, so the codec is not fed.
             end = np.full(config.num_given, config.codebook_size, np.int32)
             heard = session.feed(end if silent == "end" else encode(block)[:, 0])
             yield np.stack([said, block], axis=1)
@@ -88,7 +89,7 @@ def converse(args: argparse.Namespace) -> str:
                 speaker.say(heard.text)
             if heard.codes is not None:
                 said = decode(heard.codes[:, None])
-            # Where there is no sound, the text ends with its reader.
+            # A model that writes text alone stops when nobody reads it.
             if (heard.text == END and silent) or (not speaks and unread()):
                 break
         yield np.stack([said, np.zeros_like(said)], axis=1)
@@ -109,7 +110,7 @@ def converse(args: argparse.Namespace) -> str:
 def user_frames(
     recording: Recording, config: MoshiConfig, rate: int, frame: int
 ) -> Iterator[tuple[np.ndarray, str]]:
-    """Yields frames of sound, and how they are silent: "" while the user may speak.
+    """Yields frames of sound, and a kind: "" for the user, "end" and "after" for a silence.
 
     Speech-to-text has silence before and after (`silence_prefix`, `frame_shift` and a second), to
     the sample, as it was trained; a translator is told the end, then has silence until it ends
@@ -141,7 +142,7 @@ def write_text(args: argparse.Namespace) -> str:
             "model such as --preset helium_2b"
         )
     speaker = Speaker(args, config)
-    # What begins a text is the model's initial code, not a piece.
+    # A text begins with the model's initial code, which is not a piece of the tokenizer.
     pieces = read_prompt(args, config)
     session = open_session(args, config)
     nothing = np.zeros(0, np.int32)
@@ -182,7 +183,7 @@ class Speaker:
         self.text = TextStream(load_tokenizer(args.tokenizer, config)) if given else None
 
     def say(self, piece: int) -> None:
-        """Prints what a piece makes whole."""
+        """Prints the characters that a piece completes."""
         if piece not in self.silent and piece >= 0:
             print(self.text.feed(piece) if self.text else f"<{piece}>", end="", flush=True)
 
@@ -194,7 +195,7 @@ class Speaker:
 def progress(
     blocks: Iterator[np.ndarray], seconds: float | None, rate: int
 ) -> Iterator[np.ndarray]:
-    """Shows a bar where it does not stand in the way of the text."""
+    """Shows a bar, unless the text goes to the same terminal."""
     return blocks if sys.stdout.isatty() else audio.progress(blocks, seconds, rate)
 
 
@@ -255,7 +256,7 @@ def changed(args: argparse.Namespace) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; what is wrong with its input is one sentence."""
-    # IN and OUT may have options between them.
+    # Intermixed: there may be options between IN and OUT.
     args = parser().parse_intermixed_args(argv)
     libtpu.hush()
     with complaining("moshijax.lm.run"):

@@ -99,7 +99,7 @@ def open_session(args: argparse.Namespace, config: MoshiConfig) -> Session:
     """Loads or draws the model and starts a session."""
     text, audio = find_sampling(args)
     model = open_model(args, config)
-    # A model without conditions is guided away from itself blind to its text.
+    # Guidance needs a second prediction: without conditions, that of the model blind to its text.
     blind = not config.conditions
     guidance = None if args.guidance is None else Guidance(args.guidance, no_text=blind)
     settings = Settings(
@@ -140,7 +140,7 @@ def open_model(args: argparse.Namespace, config: MoshiConfig) -> Moshi:
 
 
 def read_conditions(args: argparse.Namespace, config: MoshiConfig) -> dict[str, Values]:
-    """The values of the conditions; with guidance, of the second run too."""
+    """The values of the conditions, one row; with guidance a second, to be guided away from."""
     wanted = {"description": "very_good"} | dict(pair.split("=", 1) for pair in args.condition)
     shunned = {"description": "very_bad"} | dict(pair.split("=", 1) for pair in args.shun)
     rows = [wanted] if args.guidance is None else [wanted, shunned]

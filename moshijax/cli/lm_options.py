@@ -57,7 +57,7 @@ def _check_text(args: argparse.Namespace) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            # Python keeps a byte that it cannot decode as a half of a surrogate pair.
+            # Python decodes a byte of an argument that is not UTF-8 as a lone surrogate.
             byte = ord(text[error.start]) & 0xFF
             raise UserError(
                 f"{name}: byte 0x{byte:02X} at place {error.start + 1} is not UTF-8; "

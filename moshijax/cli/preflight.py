@@ -158,7 +158,7 @@ def preflight(config: ConfigDict, name: str, folder: pathlib.Path) -> list[Repor
 def _one_slice(
     config: ConfigDict, slice_: topology.Topology, mesh: Mapping[str, int], name: str
 ) -> list[Report]:
-    """The report of a slice; with --fit those of all that was tried, the best first."""
+    """The reports of a slice, one a kind of batch; with --fit of all that was tried, best first."""
     settings = flags.FLAGS
     if not settings.fit:
         return [
@@ -170,7 +170,7 @@ def _one_slice(
             config, slice_, mesh, name=name, price=settings.price, limit=settings.compiles, say=say
         )
     )
-    # What was looked for is the first kind's; the others get the report of what is best for it.
+    # The search is for the first kind of batch; the other kinds are examined with its result.
     best = tried[0].changes
     others = kinds(changed(config, best), slice_)[1:]
     return tried + [
@@ -210,9 +210,9 @@ def run() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             say("interrupted.")
             sys.stdout.flush()
-            # The compiler may be at work in another thread, which an ordinary exit would trip up.
+            # The compiler may run in another thread, in which an ordinary exit would crash.
             os._exit(128 + signal.SIGINT)
 
-    # Nothing is computed here, least of all on a TPU that somebody is using.
+    # Nothing is computed: a TPU of this machine is left to whoever uses it.
     jax.config.update("jax_platforms", "cpu")
     run_command("preflight", main, __doc__ or "")

@@ -63,7 +63,7 @@ def sentence(error: BaseException) -> str:
     """An error's message on one line."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        # Without Python's [Errno 28].
+        # str(error) would begin with [Errno 28].
         text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split())
 

@@ -138,7 +138,7 @@ def find(name: HubName) -> pathlib.Path | None:
         UserError: it cannot be fetched.
     """
     _check_endpoint()
-    # Here, since it takes long and few runs need it.
+    # Imported here, since it takes long and few runs need it.
     from huggingface_hub import errors, hf_hub_download
 
     try:

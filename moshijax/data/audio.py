@@ -25,7 +25,7 @@ MIN_RATE, MAX_RATE = 1000, 768_000  # Hz; beyond them a header is damaged rather
 MAX_SECONDS = 1e9  # 30 years; a header that promises more is damaged
 STDIN = "-"
 COPIED = 1 << 20  # bytes of a pipe at a time
-# A length that is not exact counts whole frames of a codec, and what an encoder adds at both ends.
+# A length that is not exact counts whole codec frames and the encoder's padding at both ends.
 SLACK_SECONDS, SLACK_SHARE = 0.25, 0.02
 
 
@@ -53,7 +53,7 @@ class Recording:
                 f"{self.name} is cut short: its header promises {promised} bytes, but it has "
                 f"{size}, all of which are read"
             )
-        # Before anything slow begins: is there sound, and at a rate that can be?
+        # Checked before anything slow begins: there is sound, at a rate that is possible.
         first = next(self._frames(self._parts[0], 0.0), None)
         if first is None:
             raise UserError(self._nothing())
@@ -200,14 +200,14 @@ def cut(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 def _open(path: str | os.PathLike[str], name: str) -> IO[bytes]:
     """Opens a file or a copy of a pipe."""
     try:
-        # By its number, since a socket has no name that could be opened.
+        # By its descriptor, since a socket has no name that could be opened.
         source = os.dup(0) if path == STDIN else path
         kind = os.stat(source).st_mode
         if stat.S_ISDIR(kind):
             raise UserError(f"{name} is a folder; name a file in it")
         if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
             raise UserError(f"{name} is a terminal or a device; give a file or a pipe of sound")
-        # Without a buffer, since decoders move the position of the same file.
+        # Unbuffered, since decoders move the position of the same descriptor.
         file = open(source, "rb", buffering=0)  # noqa: SIM115 - it lives with the recording.
         plain = stat.S_ISREG(kind) and (path != STDIN or file.tell() == 0)
     except (FileNotFoundError, NotADirectoryError):

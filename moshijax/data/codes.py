@@ -94,7 +94,7 @@ def _read_fields(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.nda
 
 def _read_array(archive: zipfile.ZipFile, name: str, path: pathlib.Path) -> np.ndarray:
     with archive.open(f"{name}.npy") as file:
-        # What it claims to be comes first, so that memory is taken only for what is there.
+        # The header is checked first, so that memory is taken only for what is there.
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_2_0
         if version == (1, 0):

@@ -30,7 +30,7 @@ CONTAINERS = (
 )
 OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file,subfile"}
 LOSSLESS = ("pcm_", "flac", "alac", "wavpack", "tta", "ape", "tak", "shorten", "mlp", "truehd")
-# Of these a length is a guess by the rate of bits.
+# Of these a length is only estimated from the bit rate.
 NO_LENGTH = ("aac", "ac3", "amr", "eac3", "loas", "mpeg", "mpegts")
 EXACT = ("aiff", "au", "caf", "flac", "w64", "wav")  # these count samples
 UNKNOWN = 1 << 62  # samples; what libsndfile says of a stream without a length is more
@@ -115,7 +115,7 @@ class Part:
         strict = stream.codec_context.name.startswith(LOSSLESS)
         if strict:
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
-        # The edit list of an MP4 ends within a frame; only the last packet's duration says so.
+        # The edit list of an MP4 may end within a frame: the last packet's duration alone says so.
         cuts = "mov" in container.format.name and stream.frames > 0
         for packet in container.demux(stream):
             try:
@@ -138,7 +138,7 @@ class Part:
     def _open_sndfile(self, error: av.FFmpegError) -> Generator[soundfile.SoundFile]:
         """Opens a file that FFmpeg refused with an error."""
         head = os.pread(self._file.fileno(), 3, 0)
-        # Of these libsndfile trusts the lengths, and does not see all parts.
+        # Ogg and MP3: libsndfile believes their lengths, and does not see all joined parts.
         if head == b"Ogg" or head == b"ID3" or head[:1] == b"\xff":
             raise DecodeError(_reason(error)) from error
         try:

@@ -55,7 +55,7 @@ def write_shard(path: str | pathlib.Path, windows: Iterable[np.ndarray]) -> None
             raise UserError(f"{path} cannot be written ({why}): check the disk's space.") from error
 
     with replacing(path) as partial:
-        # One record a group: windows are read at random.
+        # Groups of one record, since windows are read at random and a group is read whole.
         writer = ArrayRecordWriter(partial.name, "group_size:1")
         for i, codes in enumerate(windows):
             checked(writer.write, encode(codes, f"window {i} for {path}"))
@@ -148,7 +148,7 @@ def find_files(name: str, option: str) -> list[pathlib.Path]:
 def _match(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
     if os.path.exists(folder / name):
         return [folder / name]
-    # All but the stars is meant as it is written: brackets are common in names.
+    # Of glob's characters only * has its meaning: brackets are common in names.
     pattern = glob.escape(name).replace("[*]", "*")
     return [folder / found for found in glob.glob(pattern, root_dir=folder)]
 

@@ -64,7 +64,7 @@ def find_place(given: Place, variables: Mapping[str, str], on_tpu: bool) -> Plac
     number = _number("process_id", given.process_id, variables)
     if count == 1:
         return None
-    # An indexed Job has its index in the environment also where it is not one run.
+    # JOB_COMPLETION_INDEX alone is no sign of a run of many: every indexed Job sets it.
     if coordinator is None and count is None and given.process_id is None:
         return _tpu_place(variables) if on_tpu else None
     if coordinator is None or count is None or number is None:
@@ -158,7 +158,7 @@ def start(place: Place, peer_timeout: int, start_timeout: int) -> None:
     Raises:
         UserError: they did not all come in `start_timeout` seconds.
     """
-    # The loop handles SIGTERM itself; JAX would swallow it from here on.
+    # The loop handles SIGTERM itself; JAX's preemption service would take it away.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         if place.coordinator:

@@ -36,7 +36,7 @@ def supervise(program: str, peer_timeout: int, start_timeout: int) -> int:
     """Runs this same command as a child process; returns the exit code."""
     command = [sys.executable, *sys.orig_argv[1:]]
     environment = os.environ | {WATCHED: str(os.getpid())}
-    # In a session of its own it gets a terminal's Ctrl-C once: from here.
+    # In a session of its own the child gets no Ctrl-C of the terminal, only what is forwarded.
     child = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, start_new_session=True
     )

@@ -48,10 +48,10 @@ def line_chart(
     name: str, lines: Sequence[Line], scale: Scale, reference: tuple[str, float] | None = None
 ) -> Markup:
     """An SVG element of lines named at their ends, and a horizontal line to compare with."""
-    # Names are shown as they are: a dollar begins no formula.
+    # A dollar in a name is a dollar, not the beginning of a formula.
     style: dict[Any, Any] = {"svg.hashsalt": name, "svg.fonttype": "none", "text.parse_math": False}
     with matplotlib.rc_context(style | {"font.size": 10}), warnings.catch_warnings():
-        # The browser has the letters that the font measured with here has not.
+        # The browser draws the text, with letters that the font which is measured here may lack.
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font", UserWarning)
         lines = [thinned(line) for line in lines if len(line.steps)]
         lines = [line._replace(label=_fitting(line.label, LABEL, 9)) for line in lines]
@@ -151,7 +151,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def _text_width(label: str, size: int) -> float:
     """Inches of a text of this size in points."""
-    # An empty path has no extents.
+    # The path of an empty text has no extents.
     return textpath.TextPath((0, 0), label, size=size).get_extents().width / 72 if label else 0.0
 
 
@@ -186,7 +186,7 @@ def _name_ends(
 
 
 def spread(heights: Sequence[float], least: float) -> list[float]:
-    """The heights nearest to these, in their order, that lie at least so far apart."""
+    """The heights nearest to these (least squares), in their order, at least `least` apart."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     groups: list[list[float]] = []  # [sum of wanted starts, members]
     for rank, i in enumerate(order):
@@ -207,7 +207,8 @@ def _inline(svg: str, name: str) -> Markup:
     """The element alone, sized and coloured by the page, without the addresses in its header."""
     tag, inside = svg[svg.index("<svg") :].split(">", 1)
     tag = re.sub(r'\s(xmlns(:xlink)?|version|width|height)="[^"]*"', "", tag)
-    # Matplotlib names every group alike in every chart; what is referred to has names of its own.
+    # Matplotlib gives groups the same ids in every chart of a page. Ids that are referred to, such
+    # as those of clip paths, have another form and stay.
     inside = re.sub(r' id="[a-z0-9.]+_\d+"', "", inside)
     inside = re.sub(
         r"\b(fill|stroke): (#[0-9a-f]{6})",

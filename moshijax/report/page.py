@@ -31,7 +31,7 @@ def render(name: str, **values: object) -> Markup:
 
 
 def document(title: str, *parts: Markup) -> str:
-    """The whole file."""
+    """The HTML of the whole page."""
     return str(render("document", title=title, parts=parts, day=theme.DAY, night=theme.NIGHT))
 
 
@@ -72,5 +72,5 @@ def events(items: Iterable[tuple[str, str]]) -> Markup:
 
 
 def data_url(kind: str, data: bytes) -> str:
-    """A file as the address of itself."""
+    """The content of a file as a `data:` URL."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 WIDTH = 100
-# What keeps a heading together on a page, or lets it break, means nothing in a terminal.
+# Soft hyphens and unbreakable spaces and hyphens are for pages, not for a terminal.
 PLAIN = str.maketrans({"\N{SOFT HYPHEN}": "", "\N{NO-BREAK SPACE}": " ", "\u2011": "-"})
 
 

@@ -22,7 +22,7 @@ from moshijax.system.errors import UserError
 
 Value = TypeVar("Value")
 Rules = tuple[tuple[str, P], ...]
-# A kernel that has an adapter or is of few bits has the rule of the kernel that it stands for.
+# The arrays of a kernel with an adapter or of few bits have the rule of the plain kernel.
 WRAPPED = re.compile(r"/kernel(/frozen|/values)+$")
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct  # of a model, or of its shapes
 SHOWN = 4  # Of the arrays that an axis does not divide.

@@ -29,7 +29,7 @@ REASONS = {
     errno.ENAMETOOLONG: "its name is too long; give a shorter one",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What a file system says that cannot make a folder's entries durable, or not for this user.
+# Errors of fsync on a folder where the file system has none, or not for this user.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM)
 
 _partial: set[pathlib.Path] = set()
@@ -63,7 +63,8 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Generator[IO[An
             beside.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        # Of another file, if it has another name; in the caller's body only a full disk is ours.
+        # An error that names another file is the caller's; so is one without a name, unless it is
+        # that of a full disk.
         ours = error.filename is None or os.fspath(error.filename) == os.fspath(beside)
         if not ours or (error.filename is None and error.errno not in FULL):
             raise
@@ -122,7 +123,7 @@ def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:
 def _removed_if_ended(path: pathlib.Path) -> Generator[None]:
     """Removes the file at the end if it is still there, also when a signal ends the process."""
     _partial.add(path)
-    # Others handle these signals in their own way, as the training loop does; let them.
+    # Only default handlers are replaced: the training loop, for one, has handlers of its own.
     free = threading.current_thread() is threading.main_thread()
     taken = [n for n in ENDING if free and signal.getsignal(n) is signal.SIG_DFL]
     try:
@@ -156,7 +157,7 @@ def _keep_mode(target: pathlib.Path, number: int) -> None:
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes a renamed file's name outlive a loss of power."""
+    """Makes the rename durable: fsync of the folder."""
     try:
         number = os.open(folder, os.O_RDONLY)
     except PermissionError:

@@ -38,7 +38,7 @@ def launch(target: str, interrupted: str, *args: object) -> None:
             signal.signal(number, _end)
     module, _, name = target.partition(":")
     try:
-        # Here, since importing JAX takes seconds.
+        # Imported within the try, since importing JAX takes seconds.
         getattr(importlib.import_module(module), name)(*args)
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from moshijax.system.errors import UserError
 
 
-# pathlib makes gs:/x of gs://x, so that both are looked for; other names may hold a colon.
+# Both gs://x and gs:/x, which pathlib makes of it; a colon in other names is no URL.
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|s3|az|hf|abfss?|hdfs|https?|file):/")
 PLAIN = re.compile(r"[A-Za-z0-9_./ @+=,:~-]*")  # What every library takes as it is.
 REMOTE = ("gs", "s3", "az", "hf")  # First folders: epath takes /gs/x for gs://x.

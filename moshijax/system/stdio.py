@@ -25,7 +25,7 @@ class _Lasting(io.FileIO):
                 count = super().write(view[done:])
                 done += count or 0
                 if count is None:
-                    # Another program has made the terminal non-blocking, and it is not ready.
+                    # The terminal was made non-blocking by another program, and is not ready.
                     select.select((), (self,), ())
         except OSError as error:
             self.error = error

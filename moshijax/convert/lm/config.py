@@ -11,7 +11,7 @@ from moshijax.lm.config import DepthConfig, MoshiConfig
 from moshijax.system.errors import UserError
 
 
-# What a loader needs besides sizes, the same for all published models.
+# Fields other than sizes that Moshi's loader needs, equal in all published models.
 COMMON = {
     "causal": True,
     "layer_scale": None,

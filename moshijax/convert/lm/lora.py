@@ -110,7 +110,7 @@ def whole_tensors(file: Weights, table: Iterable[Entry], model: Moshi) -> list[E
         if not is_linear(entry):
             found += [entry] if entry.name in file else []
             continue
-        # Moshi's code takes either name.
+        # Moshi's code reads either name.
         names = (f"{linear_name(entry.name)}.frozen_W.weight", entry.name)
         name = next((name for name in names if name in file), None)
         if name is None:

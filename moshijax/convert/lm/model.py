@@ -180,7 +180,7 @@ def _arranged(
 def _fits(file: Weights, config: MoshiConfig) -> bool:
     names = {linear_name(name) for name in file}
     for layout in layouts(config):
-        # Finding a model's shapes takes long, so only if the names fit.
+        # The names are compared first, since tracing a model for its shapes takes long.
         if names == {linear_name(entry.name) for entry in entries(config, layout)}:
             model, table = _arranged(file, config, layout, 1.0)
             return not faults(file, table, named_leaves(model))

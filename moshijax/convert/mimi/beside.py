@@ -26,7 +26,7 @@ def check_folder(source: str | os.PathLike[str], weights: pathlib.Path, config: 
         return
     fields = read_fields(path)
     kind = recognise(fields)
-    # A release of Moshi's family has the codec's file too.
+    # The folder of a release of Moshi holds the codec's file too.
     if kind == MOSHI and weights.name not in LANGUAGE_MODEL.names:
         return
     if kind != MIMI:
