@@ -8,11 +8,12 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from flax import traverse_util
+from jaxtyping import PyTree
 
 from distill import npz
 from moshijax.nn.paths import named_leaves
@@ -24,10 +25,10 @@ from moshijax.train.workdir import write_text
 GOLDEN = 0.618  # Multiples of it, mod 1, lie far apart.
 FACTS = "facts"  # the array of a file that says what it was made of
 
-Facts = Mapping[str, Any]
+Facts = Mapping[str, object]  # of what JSON can hold
 
 
-def digest(model: Any) -> str:
+def digest(model: PyTree[jax.Array]) -> str:
     """A short name of a model's weights."""
     result = hashlib.sha256()
     for name, leaf in sorted(named_leaves(model).items()):
@@ -37,7 +38,7 @@ def digest(model: Any) -> str:
     return result.hexdigest()[:32]
 
 
-def _check_facts(path: pathlib.Path, theirs: Any, facts: Facts) -> None:
+def _check_facts(path: pathlib.Path, theirs: object, facts: Facts) -> None:
     """Refuses targets that were made of something else.
 
     Raises:
@@ -54,7 +55,7 @@ def _check_facts(path: pathlib.Path, theirs: Any, facts: Facts) -> None:
         )
 
 
-def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+def _flat(facts: dict[str, object]) -> dict[str, object]:
     return traverse_util.flatten_dict(facts, sep=".")
 
 
@@ -74,7 +75,7 @@ def load(path: pathlib.Path, facts: Facts) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _facts_of(array: np.ndarray | None) -> Any:
+def _facts_of(array: np.ndarray | None) -> object:
     return None if array is None or array.dtype.kind != "U" else json.loads(str(array))
 
 
@@ -125,7 +126,7 @@ class Plans:
         return load(self._file(number), self.facts)
 
 
-def _json(path: pathlib.Path) -> Any:
+def _json(path: pathlib.Path) -> object:
     try:
         return json.loads(path.read_text())
     except ValueError as error:

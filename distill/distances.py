@@ -12,7 +12,6 @@ A class whose logit is -inf is excluded: no distance and no gradient is NaN beca
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -246,7 +245,7 @@ def distance_to_teachers(
     kind: str = "logits",
     *,
     temperature: Temperature = 1.0,
-    **options: Any,
+    **options: float | int,
 ) -> Values:
     """The distance to several teachers, joined as in `combine`; options are the distance's.
 

@@ -9,11 +9,11 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 from ml_collections import ConfigDict
 
 from distill import distances
@@ -36,17 +36,23 @@ class Head(NamedTuple):
 
 
 Heads = Mapping[str, Head]
+Model = PyTree[jax.Array]
+Shapes = PyTree[jax.ShapeDtypeStruct]
+Teachers = Mapping[str, Model]
+View = PyTree[jax.Array]  # Rows come first.
+Totals = Mapping[str, float | jax.Array]  # Of the weights of a batch, by head.
+Metrics = dict[str, jax.Array]
 
 
 @runtime_checkable
 class Matcher(Protocol):
     """A modality, and all that matching has to know of it."""
 
-    def view(self, batch: Any, key: jax.Array) -> Any:
+    def view(self, batch: PyTree[ArrayLike], key: jax.Array) -> View:
         """What all models see of a whole batch: arrays whose first axis is its rows."""
         ...
 
-    def logits(self, name: str, model: Any, view: Any) -> Heads:
+    def logits(self, name: str, model: Model, view: View) -> Heads:
         """What the student or a teacher, by its name, says of rows of a view.
 
         Every model has the same heads. Masks and weights depend on the view alone; those that
@@ -55,7 +61,7 @@ class Matcher(Protocol):
         ...
 
     def label_losses(
-        self, view: Any, logits: Mapping[str, Float[Array, "*B V"]]
+        self, view: View, logits: Mapping[str, Float[Array, "*B V"]]
     ) -> Mapping[str, Float[Array, "*B"]]:
         """The loss of each prediction against its labels, for the heads that have any."""
         ...
@@ -80,9 +86,9 @@ class DistillTask:
         self,
         config: ConfigDict,
         matcher: Matcher,
-        make: Callable[[jax.Array], Any],
+        make: Callable[[jax.Array], Model],
         rules: Rules,
-        teachers: Mapping[str, Any],
+        teachers: Mapping[str, Model | Shapes],
     ) -> None:
         known = (LABELS, *distances.DISTANCES)
         if config.loss.distance not in known:
@@ -107,20 +113,20 @@ class DistillTask:
         return self.learner.begin(self.make(key))
 
     def update(
-        self, kind: str, state: State, frozen: Any, batch: Any, key: jax.Array
-    ) -> tuple[State, Any]:
+        self, kind: str, state: State, frozen: Teachers, batch: PyTree[ArrayLike], key: jax.Array
+    ) -> tuple[State, Metrics]:
         """One step on a batch that the matcher understands."""
         grads, metrics = self.gradients(state.model, frozen, self.matcher.view(batch, key))
         state, norms = self.learner.update(kind, state, grads)
         return state, metrics | norms
 
-    def gradients(self, model: Any, frozen: Any, view: Any) -> tuple[Any, dict[str, jax.Array]]:
+    def gradients(self, model: Model, frozen: Teachers, view: View) -> tuple[Model, Metrics]:
         """Gradients and metrics of a view, in pieces, which change neither."""
 
-        def loss(model: Any, rows: Any, totals: Any) -> tuple[jax.Array, dict]:
+        def loss(model: Model, rows: View, totals: Totals) -> tuple[jax.Array, Metrics]:
             return self.loss(frozen, self.matcher.logits(STUDENT, model, rows), rows, totals)
 
-        def weigh(rows: Any) -> dict[str, Any]:
+        def weigh(rows: View) -> Totals:
             # Of these logits the shapes alone are used: XLA leaves out their computation.
             heads = self.matcher.logits(STUDENT, model, rows)
             return {name: _total(head) for name, head in heads.items()}
@@ -128,8 +134,8 @@ class DistillTask:
         return optim.accumulate(loss, weigh, model, view, self.parts)
 
     def loss(
-        self, frozen: Any, heads: Heads, rows: Any, totals: Mapping[str, Any]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, frozen: Teachers, heads: Heads, rows: View, totals: Totals
+    ) -> tuple[jax.Array, Metrics]:
         """The share of these rows in the loss, and in what is logged beside it.
 
         `totals` are the sums of the weights of the whole batch, by head.
@@ -160,7 +166,7 @@ class DistillTask:
         return value, metrics | {"loss": value, "distance": value}
 
     @jax.named_scope("teachers")
-    def taught(self, frozen: Any, rows: Any, heads: Heads) -> dict[str, list[jax.Array]]:
+    def taught(self, frozen: Teachers, rows: View, heads: Heads) -> dict[str, list[jax.Array]]:
         """The logits of all teachers, for each of the student's heads."""
         found = {name: self.matcher.logits(name, model, rows) for name, model in frozen.items()}
         for name, told in found.items():

@@ -18,17 +18,17 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from distill import report
 from distill.matching import LABELS
-from distill.vision.experiment import model_views, train_batches
+from distill.vision import figures
 from distill.vision.matcher import mixed_images
 from distill.vision.sources import load
+from distill.vision.train_data import model_views, train_batches
 from moshijax.cli import config_files
 from moshijax.cli.flags import run_command
 from moshijax.system.errors import UserError
@@ -146,21 +146,21 @@ def train_all(workdir: pathlib.Path) -> None:
     train_side_by_side(ARMS, workdir, [set(cores[i::workers]) for i in range(workers)])
 
 
-def sample(arm: str, title: str) -> report.Sample:
+def sample(arm: str, title: str) -> figures.Sample:
     """The first images of a run's first batch, as student and teacher see them."""
     config = config_files.load(f"{CONFIG}:{switches(arm)}")
     student, taught = model_views(config)
     models = student if config.loss.distance == LABELS else student | taught
     source = load(config.data.name, config.data.train, config.data.data_dir)
     data = train_batches(config, source, models)
-    batch = data.batch(1)
-    images = mixed_images(batch["images"], jnp.asarray(batch["mix"]))
+    batch = jax.tree.map(jnp.asarray, data.batch(1))
+    images = mixed_images(batch["images"], batch["mix"])
     seen = {name: np.asarray(images[key][:SHOWN]) for name, key in data.keys.items()}
     caption = f"view {config.view}"
-    return report.Sample(title, caption, seen["student"], seen.get("teacher"), float(batch["mix"]))
+    return figures.Sample(title, caption, seen["student"], seen.get("teacher"), float(batch["mix"]))
 
 
-def facts(seconds: float) -> dict[str, Any]:
+def facts(seconds: float) -> dict[str, str | list[str]]:
     """The machine, the versions, the time and how to do it again."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -168,7 +168,7 @@ def facts(seconds: float) -> dict[str, Any]:
         "Machine": f"{processor()}, {cores} cores, {platform.system()} {platform.machine()}",
         "Versions": f"Python {platform.python_version()}, "
         + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Time of this invocation": report.duration(seconds),
+        "Time of this invocation": figures.duration(seconds),
         "Commands": ["make quickstart", *(shown(arm) for arm in ("teacher", *ARMS))],
     }
 
@@ -191,12 +191,12 @@ def main() -> None:
     start = time.perf_counter()
     workdir = local_path("--workdir", WORKDIR.value)
     train_all(workdir)
-    arms = [report.read_arm(workdir / arm, arm, title) for arm, title in ARMS.items()]
-    teacher = report.read_arm(workdir / "teacher", "teacher", "Teacher")
+    arms = [figures.read_arm(workdir / arm, arm, title) for arm, title in ARMS.items()]
+    teacher = figures.read_arm(workdir / "teacher", "teacher", "Teacher")
     samples = [sample(arm, title) for arm, title in ARMS.items()]
     path = workdir / "report.html"
-    report.write_report(path, arms, samples, facts(time.perf_counter() - start), teacher)
-    print(report.format_table(arms, teacher))
+    figures.write_report(path, arms, samples, facts(time.perf_counter() - start), teacher)
+    print(figures.format_table(arms, teacher))
     print(f"\nReport: {path}")
 
 

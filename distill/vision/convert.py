@@ -8,7 +8,6 @@ inside its job checkpoints under `params/` or, in old ones, `opt/target/`.
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -98,7 +97,7 @@ def save_npz(path: Path, model: ResNet, layout: str) -> None:
     """Writes the model's weights beside `path`, then renames: no half a file is ever seen."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}; choose one of {LAYOUTS}")
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, leaf in sorted(named_leaves(model).items()):
         shape = _file_shape(name, leaf.shape, layout)
         arrays[_file_name(name, layout)] = np.asarray(leaf).reshape(shape)

@@ -1,10 +1,10 @@
 """Batches of views for training and evaluation, each a pure function of its number."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int32, Int64, UInt8
 
 from distill.vision import crops, images, views
 from distill.vision.reader import Item, Reader
@@ -14,9 +14,30 @@ from moshijax.data.order import shuffled
 
 __all__ = ["EvalBatches", "Models", "TrainBatches", "load"]
 
-Models = Mapping[str, tuple[str, int]]  # name -> role ("student" or "teacher") and resolution
+ModelView = tuple[str, int]  # role ("student" or "teacher") and resolution
+Models = Mapping[str, ModelView]  # by name
 Targets = dict[str, tuple[views.View, str, int]]  # view key -> boxes, method, resolution
-Batch = dict[str, Any]
+Pixels = dict[str, UInt8[np.ndarray, "B R R C"]]  # by view key
+
+
+class TrainBatch(TypedDict):
+    """Images as bytes, before mixup."""
+
+    images: Pixels
+    index: Int32[np.ndarray, " B"]  # rows of the data set
+    label: Int32[np.ndarray, " B"]
+    mix: np.float32  # an image's own share; 1: no mixup
+    teacher_logits: NotRequired[dict[str, Float32[np.ndarray, "B V"]]]
+
+
+class EvalBatch(TypedDict):
+    """Images as bytes."""
+
+    images: Pixels
+    index: Int32[np.ndarray, " B"]  # -1: padding
+    label: Int32[np.ndarray, " B"]
+    mask: Float32[np.ndarray, " B"]  # 0: padding, or a corrupt image
+    mix: NotRequired[np.float32]
 
 
 def view_keys(design: views.Design, models: Models) -> dict[str, str]:
@@ -67,7 +88,7 @@ class TrainBatches:
         """How many rows were found corrupt so far."""
         return len(self.reader.corrupt)
 
-    def batch(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> Batch:
+    def batch(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> TrainBatch:
         """The step's rows of the global batch; another `order` shuffles otherwise."""
         return self._render(*self._plan(step, order, rows))
 
@@ -75,11 +96,13 @@ class TrainBatches:
         """The plan of what `batch` renders."""
         return self._plan(step, order, rows)[0]
 
-    def render(self, plan: views.Plan) -> Batch:
+    def render(self, plan: views.Plan) -> TrainBatch:
         """Renders a plan, for instance a stored one."""
         return self._render(plan, self.reader.map(self.reader.read, plan.index.tolist()))
 
-    def _plan(self, step, order, rows) -> tuple[views.Plan, list[Item]]:
+    def _plan(
+        self, step: int, order: int, rows: np.ndarray | None
+    ) -> tuple[views.Plan, list[Item]]:
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
         position = step * self.batch_size + rows.astype(np.int64)
         index = shuffled(position, len(self.source), seed=self._seed, order=order)
@@ -101,7 +124,7 @@ class TrainBatches:
         )
         return plan, items
 
-    def _render(self, plan: views.Plan, items: list[Item]) -> Batch:
+    def _render(self, plan: views.Plan, items: list[Item]) -> TrainBatch:
         targets = {}
         for key, (role, resolution) in zip(self.keys.values(), self.models.values(), strict=True):
             view = plan.student if role == "student" else plan.teacher
@@ -156,7 +179,7 @@ class EvalBatches:
         """How many rows were found corrupt so far."""
         return len(self.reader.corrupt)
 
-    def batch(self, number: int, rows: np.ndarray | None = None, draw: int = 0) -> Batch:
+    def batch(self, number: int, rows: np.ndarray | None = None, draw: int = 0) -> EvalBatch:
         """Rows of one global batch; padding has mask 0, index -1 and label 0."""
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
         position = number * self.batch_size + rows
@@ -170,7 +193,8 @@ class EvalBatches:
         output = _empty(targets, len(items), self.reader.channels)
 
         def render(k: int) -> bool:
-            pixels = None if items[k] is None else self.reader.pixels(items[k])
+            item = items[k]
+            pixels = None if item is None else self.reader.pixels(item)
             if pixels is not None:
                 _render(output, k, pixels, targets)
             return pixels is not None
@@ -187,7 +211,14 @@ class EvalBatches:
     def _read(self, index: int) -> Item | None:
         return None if index < 0 else self.reader.try_read(index)
 
-    def _view(self, number, rows, sizes, resolution, draw) -> views.View:
+    def _view(
+        self,
+        number: int,
+        rows: np.ndarray,
+        sizes: Int64[np.ndarray, "B 2"],
+        resolution: int,
+        draw: int,
+    ) -> views.View:
         return views.sample_view(
             self._crop,
             seed=self._seed,
@@ -202,7 +233,7 @@ class EvalBatches:
         )
 
 
-def _empty(targets: Targets, count: int, channels: int) -> dict[str, UInt8[np.ndarray, "B R R C"]]:
+def _empty(targets: Targets, count: int, channels: int) -> Pixels:
     return {
         key: np.zeros((count, resolution, resolution, channels), np.uint8)
         for key, (_, _, resolution) in targets.items()
@@ -218,7 +249,7 @@ def _bottoms(targets: Targets, count: int) -> list[int] | list[None]:
 
 
 def _render(
-    output: dict[str, UInt8[np.ndarray, "B R R C"]],
+    output: Pixels,
     row: int,
     pixels: UInt8[np.ndarray, "H W C"],
     targets: Targets,

@@ -2,21 +2,29 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from distill.matching import LABELS, DistillTask
 from distill.vision import checks, classes, folder, teachers, views
 from distill.vision.data import EvalBatches, view_keys
-from distill.vision.lessons import KIND, Lessons, eval_batches, model_views, train_batches
 from distill.vision.matcher import VisionMatcher
 from distill.vision.measure import Fidelity
+from distill.vision.resnet import ResNet
 from distill.vision.rules import RULES
 from distill.vision.sources import Renumbered, Source, load
+from distill.vision.train_data import (
+    KIND,
+    DistillData,
+    eval_batches,
+    model_views,
+    train_batches,
+)
 from moshijax import shard
 from moshijax.nn.paths import named_leaves
 from moshijax.system.errors import UserError
@@ -61,7 +69,7 @@ def make(config: ConfigDict, mesh: shard.AnyMesh) -> Experiment:
     return dataclasses.replace(
         experiment,
         task=parts.task,
-        train_data=Lessons(config, parts.task.frozen, source, parts.names, mesh, parts.sets),
+        train_data=DistillData(config, parts.task.frozen, source, parts.names, mesh, parts.sets),
         evaluators=sums_over(parts.fidelity, parts.sets, mesh),
         initial=functools.partial(_initial, config),
     )
@@ -106,7 +114,7 @@ def prepare(config: ConfigDict, mesh: Mesh, train: bool = True) -> Parts:
     loaded = {n: teachers.load_model(spec, config.seed) for n, spec in config.teachers.items()}
     frozen = shard.place(loaded, mesh, RULES)
     task = _make_task(config, frozen, labelled and train)
-    measured = Fidelity(VisionMatcher(next(iter(sets.values())).keys), config.loss.combine)
+    measured = Fidelity(next(iter(sets.values())).keys, config.loss.combine)
     return Parts(names, task, measured, source if train else None, sets)
 
 
@@ -116,7 +124,7 @@ def _at_hand(config: ConfigDict) -> bool:
     return path is not None and path.is_dir()
 
 
-def _make_task(config: ConfigDict, frozen: dict[str, Any], labelled: bool) -> DistillTask:
+def _make_task(config: ConfigDict, frozen: dict[str, ResNet], labelled: bool) -> DistillTask:
     student, taught = model_views(config)
     keys = view_keys(views.design_of(config.view), student | taught)
     matcher = VisionMatcher(keys, config.loss.label_smoothing, labelled)
@@ -124,14 +132,14 @@ def _make_task(config: ConfigDict, frozen: dict[str, Any], labelled: bool) -> Di
     return DistillTask(config, matcher, make, RULES, frozen)
 
 
-def _shapes_of_teachers(config: ConfigDict) -> dict[str, Any]:
+def _shapes_of_teachers(config: ConfigDict) -> dict[str, ResNet]:
     return {
         name: jax.eval_shape(functools.partial(teachers.make_model, spec), jax.random.key(0))
         for name, spec in config.teachers.items()
     }
 
 
-def batch_shapes(config: ConfigDict) -> dict[str, Any]:
+def batch_shapes(config: ConfigDict) -> dict[str, PyTree[jax.ShapeDtypeStruct]]:
     """The shapes of a training batch."""
     student, taught = model_views(config)
     design, size = views.design_of(config.view), config.batch_size
@@ -140,7 +148,7 @@ def batch_shapes(config: ConfigDict) -> dict[str, Any]:
     models = student | taught if live else student
     channels = config.data.channels or teachers.model_config(config.student).in_channels
     resolutions = {k: models[n][1] for n, k in view_keys(design, models).items()}
-    batch: dict[str, Any] = {
+    batch: dict[str, PyTree[jax.ShapeDtypeStruct]] = {
         "images": {
             key: jax.ShapeDtypeStruct((size, side, side, channels), np.uint8)
             for key, side in resolutions.items()

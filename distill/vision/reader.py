@@ -4,7 +4,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from absl import logging
@@ -16,6 +16,8 @@ from moshijax.system.errors import UserError
 
 
 ON_CORRUPT = ("skip", "stop")
+T = TypeVar("T")
+U = TypeVar("U")
 LOCK = threading.Lock()  # of what was told
 
 
@@ -52,7 +54,7 @@ class Reader:
         # Decoding and resizing leave Python's lock, so that threads help.
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def map(self, function: Callable[[Any], Any], rows: Iterable) -> list:
+    def map(self, function: Callable[[T], U], rows: Iterable[T]) -> list[U]:
         """Maps over rows, on this reader's threads."""
         pool = self._pool
         return list(map(function, rows) if pool is None else pool.map(function, rows))

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 from absl import logging
@@ -77,7 +77,7 @@ def load_model(spec: ConfigDict, seed: int) -> ResNet:
     return with_leaves(shapes, _checked(str(path), named_leaves(shapes)))
 
 
-def _checked(path: str, wanted: dict[str, Any]) -> dict[str, Any]:
+def _checked(path: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """The arrays of a run's model, if they are exactly those wanted."""
     _check_kind(pathlib.Path(path))
     leaves = load_parameters(path)

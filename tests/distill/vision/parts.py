@@ -2,7 +2,7 @@
 
 import jax
 
-from distill.vision import experiment, lessons
+from distill.vision import experiment, train_data
 from moshijax import shard
 
 
@@ -13,7 +13,7 @@ def build(config, workdir, train=True):
     if parts.source is None:
         return parts.task, None, parts.sets
     frozen, names = parts.task.frozen, parts.names
-    data = lessons.Lessons(config, frozen, parts.source, names, mesh, parts.sets)
+    data = train_data.DistillData(config, frozen, parts.source, names, mesh, parts.sets)
     workdir.mkdir(parents=True, exist_ok=True)
     data.prepare(workdir)
     return parts.task, data, parts.sets

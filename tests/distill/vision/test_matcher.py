@@ -7,7 +7,6 @@ import pytest
 
 from configs import distill_vision
 from distill.vision import classes, convert, evaluation, sources, teachers
-from distill.vision.matcher import VisionMatcher
 from distill.vision.measure import Fidelity
 from moshijax.nn.paths import named_leaves
 from moshijax.train import loop
@@ -41,7 +40,7 @@ def step(task, data, number=1):
 
 
 def fidelity(sets):
-    return Fidelity(VisionMatcher(sets["test"].keys), "logits")
+    return Fidelity(sets["test"].keys, "logits")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ got is left out.
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -24,13 +24,16 @@ from moshijax.train.log import read_metrics
 from moshijax.train.workdir import write_text
 
 
+Number = float | int | str  # a metric; one that is not finite is written by its name
+
+
 class Arm(NamedTuple):
     """One run of the comparison."""
 
     name: str
     title: str
-    rows: Sequence[Mapping[str, Any]]  # of its metrics.jsonl
-    final: Mapping[str, Any]  # metrics at its end
+    rows: Sequence[Mapping[str, Number]]  # of its metrics.jsonl
+    final: Mapping[str, Number]  # metrics at its end
     seconds: float | int | None
 
 
@@ -99,7 +102,7 @@ MISSING = "–"  # noqa: RUF001
 def read_arm(workdir: pathlib.Path, name: str, title: str) -> Arm:
     """An arm from its run's folder; one that has not begun has no rows."""
     rows = read_metrics(workdir / "metrics.jsonl")
-    final: dict[str, Any] = {}
+    final: dict[str, Number] = {}
     for row in rows:
         if row["kind"] == "eval":
             final |= {key: value for key, value in row.items() if "/" in key}
@@ -111,7 +114,7 @@ def write_report(
     out_path: pathlib.Path,
     arms: Sequence[Arm],
     samples: Sequence[Sample],
-    facts: Mapping[str, Any],
+    facts: Mapping[str, str | Sequence[str]],
     teacher: Arm | None = None,
 ) -> None:
     """Writes the page whole or not at all.
@@ -222,7 +225,7 @@ def messages(arm: Arm) -> list[str]:
     """What a person should know of a run: resumed, gone back, stopped."""
     events = [row for row in arm.rows if row["kind"] == "event"]
     return [
-        f"step {row['step']}: {row['message']}" if "step" in row else row["message"]
+        f"step {row['step']}: {row['message']}" if "step" in row else str(row["message"])
         for row in events
     ]
 
@@ -233,8 +236,8 @@ def steps_of(arm: Arm) -> str:
     return f"{max(steps):,}" if steps else MISSING
 
 
-def number(value: Any) -> float | None:
-    """A metric; one that is not finite stands in the rows by its name."""
+def number(value: Number | None) -> float | None:
+    """A metric as a number; None where there is none."""
     return None if value is None else float(value)
 
 

@@ -4,8 +4,8 @@ import re
 import numpy as np
 import pytest
 
-from distill import report
-from distill.report import Arm, Sample, format_table, read_arm, write_report
+from distill.vision import figures
+from distill.vision.figures import Arm, Sample, format_table, read_arm, write_report
 from tests.pages import HARM, Page
 
 
@@ -175,12 +175,12 @@ def test_names_captions_facts_and_events_stay_texts(tmp_path):
 
 
 def test_durations_are_read_easily():
-    assert [report.duration(s) for s in (None, 8.4, 60, 3599.6, 3725)] == [
-        report.MISSING, "0:08", "1:00", "1:00:00", "1:02:05"
+    assert [figures.duration(s) for s in (None, 8.4, 60, 3599.6, 3725)] == [
+        figures.MISSING, "0:08", "1:00", "1:00:00", "1:02:05"
     ]  # fmt: skip
 
 
 def test_a_divergence_of_nothing_is_not_below_zero():
-    kl = next(column for column in report.COLUMNS if column.title == "KL clean")
-    assert report.shown(-1e-7, kl) == "0.000"
-    assert report.shown(-0.02, kl) == "-0.020"
+    kl = next(column for column in figures.COLUMNS if column.title == "KL clean")
+    assert figures.shown(-1e-7, kl) == "0.000"
+    assert figures.shown(-0.02, kl) == "-0.020"

@@ -1,7 +1,10 @@
-"""What a student is shown, with what its teachers say of it: live, of a table, or of a cache."""
+"""Training data of a distillation: batches of views, with the teachers' logits where precomputed.
+
+A teacher is run in each step; or, where its view of an image never changes, its logits are a table;
+or they lie beside stored plans in a cache.
+"""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -10,22 +13,25 @@ from ml_collections import ConfigDict
 from distill import cache
 from distill.matching import LABELS
 from distill.vision import classes, targets, views
-from distill.vision.data import EvalBatches, TrainBatches
+from distill.vision.data import EvalBatches, Models, ModelView, TrainBatch, TrainBatches
+from distill.vision.resnet import ResNet
 from distill.vision.sources import Source
 from moshijax import shard
 
 
 KIND = "images"
 
+Batches = TrainBatches | targets.FixedTargets | targets.CachedTargets
 
-def model_views(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Role and resolution of the student and of every teacher, as the data wants them."""
+
+def model_views(config: ConfigDict) -> tuple[dict[str, ModelView], dict[str, ModelView]]:
+    """Role and resolution of the student, and of every teacher, by name."""
     student = {"student": ("student", config.student.resolution)}
     return student, {n: ("teacher", spec.resolution) for n, spec in config.teachers.items()}
 
 
-def train_batches(config: ConfigDict, source: Source, models: dict[str, Any]) -> TrainBatches:
-    """The batches of an experiment as these models see them."""
+def train_batches(config: ConfigDict, source: Source, models: Models) -> TrainBatches:
+    """The training batches of an experiment, with a view for each of these models."""
     data = config.data
     return TrainBatches(
         source,
@@ -43,9 +49,9 @@ def train_batches(config: ConfigDict, source: Source, models: dict[str, Any]) ->
 
 
 def eval_batches(
-    config: ConfigDict, source: Source, models: dict[str, Any], crop: str, mesh: Mesh
+    config: ConfigDict, source: Source, models: Models, crop: str, mesh: Mesh
 ) -> EvalBatches:
-    """Every image of a source once; batches are filled up to what the mesh divides."""
+    """Every image of a source once; the batch size is rounded up to what divides over the mesh."""
     data = config.data
     return EvalBatches(
         source,
@@ -61,30 +67,30 @@ def eval_batches(
     )
 
 
-class Lessons:
-    """Training batches, whose targets are made once the work directory is the run's own.
+class DistillData:
+    """Training batches; targets are computed once the work directory is claimed.
 
     Args:
         config: of the experiment.
         frozen: the teachers, on the mesh.
-        source: of the images.
-        names: of their classes, which are kept in the work directory.
-        mesh: on which the teachers are asked.
-        sets: evaluation batches, whose damaged pictures are told at the end too.
+        source: the training images.
+        names: of the classes, which are written into the work directory.
+        mesh: where the teachers are run to compute targets.
+        sets: evaluation batches, whose corrupt images are counted in the log at the end, too.
     """
 
     def __init__(
         self,
         config: ConfigDict,
-        frozen: dict[str, Any],
+        frozen: dict[str, ResNet],
         source: Source,
         names: classes.Names,
         mesh: Mesh,
         sets: dict[str, EvalBatches],
     ) -> None:
-        self._given = config, frozen, source, mesh
+        self._parts = config, frozen, source, mesh
         self._names, self._sets = names, sets
-        self._batches: Any = None
+        self._batches: Batches | None = None
 
     def kind(self, step: int) -> str:
         """The same at every step."""
@@ -92,16 +98,18 @@ class Lessons:
         return KIND
 
     def prepare(self, workdir: pathlib.Path) -> None:
-        """Makes fixed or cached targets, unless they are there."""
+        """Computes fixed or cached targets, unless they are stored already."""
         classes.keep(workdir, self._names)
-        self._batches = _batches(*self._given, workdir)
+        self._batches = _batches(*self._parts, workdir)
 
-    def batch(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> dict[str, Any]:
+    def batch(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> TrainBatch:
         """These rows of the step's batch."""
+        if self._batches is None:
+            raise ValueError("prepare() comes before the first batch")
         return self._batches.batch(step, order, rows)
 
     def close(self) -> None:
-        """Tells how many pictures were damaged, and ends the threads that read them."""
+        """Logs how many images were corrupt, and ends the threads that read them."""
         opened = [self._batches] if self._batches is not None else []
         readers = [batches.reader for batches in (*self._sets.values(), *opened)]
         for reader in {reader.source.name: reader for reader in readers}.values():
@@ -111,9 +119,9 @@ class Lessons:
 
 
 def _batches(
-    config: ConfigDict, frozen: dict[str, Any], source: Source, mesh: Mesh, workdir: pathlib.Path
-) -> TrainBatches | targets.FixedTargets | targets.CachedTargets:
-    """Batches with live teachers, with a fixed teacher's table, or out of a cache."""
+    config: ConfigDict, frozen: dict[str, ResNet], source: Source, mesh: Mesh, workdir: pathlib.Path
+) -> Batches:
+    """Batches for teachers that run in each step, with a fixed teacher's table, or of a cache."""
     student, taught = model_views(config)
     design = views.design_of(config.view)
     if config.loss.distance == LABELS:
@@ -123,25 +131,27 @@ def _batches(
     facts = target_facts(config, frozen, source)
     if design.fixed:
         data = eval_batches(config, source, taught, design.teacher, mesh)
-        ask = targets.make_ask(frozen, data.keys, mesh)
+        predict = targets.make_predict(frozen, data.keys, mesh)
         path = workdir / "fixed_targets.npz"
         draws = config.fixed_draws or design.ensemble
         rows = shard.local_rows(data.batch_size, mesh)
-        table = targets.fixed_table(path, facts | {"draws": draws}, data, ask, draws, rows)
+        table = targets.fixed_table(path, facts | {"draws": draws}, data, predict, draws, rows)
         return targets.FixedTargets(train_batches(config, source, student), table)
     path = pathlib.Path(config.cache.folder).expanduser()
     batches = train_batches(config, source, student)
     cached = targets.CachedTargets(cache.Plans(path, facts, config.cache.num_plans), batches)
     teaching = train_batches(config, source, taught)
     rows = shard.local_rows(config.batch_size, mesh)
-    cached.fill(teaching, targets.make_ask(frozen, teaching.keys, mesh), rows)
+    cached.fill(teaching, targets.make_predict(frozen, teaching.keys, mesh), rows)
     return cached
 
 
-def target_facts(config: ConfigDict, frozen: dict[str, Any], source: Source) -> dict[str, Any]:
-    """All that targets depend on, each by its content: the path of a teacher says nothing."""
+def target_facts(
+    config: ConfigDict, frozen: dict[str, ResNet], source: Source
+) -> dict[str, object]:
+    """All that targets depend on; of a teacher its weights, for a path may come to hold others."""
     data = config.data.to_dict()
-    seen = ("channels", "on_corrupt", "margin", "inception")
+    keys = ("channels", "on_corrupt", "margin", "inception")
     models = {}
     for name, spec in config.teachers.items():
         overrides = {k: v for k, v in spec.overrides.to_dict().items() if k != "remat"}
@@ -158,7 +168,7 @@ def target_facts(config: ConfigDict, frozen: dict[str, Any], source: Source) -> 
         batch_size=config.batch_size,
         view=config.view,
         mixup=config.mixup,
-        data={key: data[key] for key in seen},
+        data={key: data[key] for key in keys},
         evaluation=dict(batch_size=config.evaluation.batch_size, margin=config.evaluation.margin),
         teachers=models,
     )
