@@ -1,7 +1,7 @@
-"""What teachers said once and for all, kept in files that know what they were made of.
+"""Teachers' logits in files, each stored with all that they were computed from.
 
-A file or folder is of one set of facts: weights, data, views, seeds. Whoever asks with other facts
-is refused, so that stale targets are never learned from.
+A file or folder belongs to one set of facts: weights, data, views, seeds. It is refused where any
+of them has changed, so that a student never learns from stale targets.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from moshijax.system.errors import UserError
 from moshijax.train.workdir import write_text
 
 
-GOLDEN = 0.618  # Multiples of it, mod 1, lie far apart.
-FACTS = "facts"  # the array of a file that says what it was made of
+GOLDEN = 0.618  # Multiples of the golden ratio, mod 1, are spread evenly over [0, 1).
+FACTS = "facts"  # the name of the array that holds the facts, as JSON
 
 Facts = Mapping[str, object]  # of what JSON can hold
 
 
 def digest(model: PyTree[jax.Array]) -> str:
-    """A short name of a model's weights."""
+    """A hash of a model's weights: names, types, shapes and values."""
     result = hashlib.sha256()
     for name, leaf in sorted(named_leaves(model).items()):
         array = np.asarray(hosts.gather(leaf))
@@ -39,10 +39,10 @@ def digest(model: PyTree[jax.Array]) -> str:
 
 
 def _check_facts(path: pathlib.Path, theirs: object, facts: Facts) -> None:
-    """Refuses targets that were made of something else.
+    """Refuses targets whose facts differ from these.
 
     Raises:
-        UserError: what they were made of, and what they should be made of.
+        UserError: names each fact that differs, with both values.
     """
     theirs = theirs if isinstance(theirs, dict) else {}
     theirs, ours = _flat(theirs), _flat(json.loads(json.dumps(facts)))
@@ -60,15 +60,15 @@ def _flat(facts: dict[str, object]) -> dict[str, object]:
 
 
 def save(path: pathlib.Path, facts: Facts, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays with the facts that they were made of."""
+    """Writes arrays with the facts that they were computed from."""
     npz.save(path, {**arrays, FACTS: np.array(json.dumps(facts))})
 
 
 def load(path: pathlib.Path, facts: Facts) -> dict[str, np.ndarray]:
-    """Arrays that were made of these facts.
+    """Reads arrays that were computed from these facts.
 
     Raises:
-        UserError: the file is damaged, or made of others.
+        UserError: the file is damaged, or its facts are others.
     """
     arrays = npz.read_stored(path)
     _check_facts(path, _facts_of(arrays.pop(FACTS, None)), facts)
@@ -80,13 +80,13 @@ def _facts_of(array: np.ndarray | None) -> object:
 
 
 class Plans:
-    """A folder of numbered plans, each with what the teachers said of it.
+    """A folder of numbered plans, each with the teachers' logits for it.
 
-    A plan is what teacher and student saw in one step: data, view, augmentation.
+    A plan is what teacher and student see in one step: data, view, augmentation.
 
     Args:
-        folder: where one file a plan is kept, and `cache.json`, which says of what.
-        facts: what the plans and logits depend on; another cache's differ.
+        folder: holds one file a plan, and the facts in `cache.json`.
+        facts: all that the plans and logits depend on.
         num_plans: how many plans there are; step n replays plan (n - 1) mod num_plans.
 
     Raises:
@@ -110,7 +110,7 @@ class Plans:
         return self.folder / f"{number:07d}.npz"
 
     def _check(self, number: int) -> None:
-        """Refuses a damaged or foreign plan before a step is trained, by its headers alone."""
+        """Refuses a damaged or foreign plan before training begins; reads its headers and facts."""
         path = self._file(number)
         facts = npz.read_arrays(path, [FACTS] if FACTS in npz.read_headers(path) else [])
         _check_facts(path, _facts_of(facts.get(FACTS)), self.facts)
@@ -120,8 +120,10 @@ class Plans:
         save(self._file(number), self.facts, arrays)
 
     def of_step(self, step: int, order: int) -> dict[str, np.ndarray]:
-        """The plan that a step replays."""
-        # Another order begins elsewhere in the same round of plans.
+        """The plan that a step replays.
+
+        `order` counts the rollbacks of a run: each begins elsewhere in the round of plans.
+        """
         number = (step - 1 + round(order * GOLDEN * self.num_plans)) % self.num_plans
         return load(self._file(number), self.facts)
 

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-# The log-probability of an excluded class: its probability is 0 in f32 and the price of
-# giving it mass is high, but neither becomes NaN in a product or a difference.
+# The log-probability of an excluded class: exp(EXCLUDED) is 0 in f32, the penalty for giving it
+# mass is large, and, unlike -inf, no product or difference with it is NaN.
 EXCLUDED = -1e4
 
 Logits = Float[Array, "*B V"]
@@ -34,7 +34,7 @@ def log_probabilities(logits: Logits, temperature: Temperature = 1.0) -> Logits:
         raise ValueError(f"temperature is {temperature}; a distance needs one above 0")
     logits = logits.astype(jnp.float32)
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    # Shifted before it is divided, or a temperature under 1 could overflow.
+    # The maximum is subtracted before the division: a temperature under 1 could overflow.
     shifted = (logits - jnp.where(jnp.isneginf(top), 0.0, top)) / temperature
     return jax.nn.log_softmax(jnp.where(jnp.isneginf(shifted), EXCLUDED, shifted))
 
@@ -75,8 +75,8 @@ def jsd(
     """The generalised Jensen-Shannon divergence, beta KL(p || m) + (1 - beta) KL(q || m).
 
     p is the teacher, q the student, m = beta p + (1 - beta) q (Agarwal et al. 2023,
-    arXiv:2306.13649, equation 1). It vanishes at both ends, so there stand the limits of
-    jsd / (beta (1 - beta)): `kl` at 0 and `reverse_kl` at 1.
+    arXiv:2306.13649, equation 1). It vanishes at both ends, where the limits of
+    jsd / (beta (1 - beta)) are returned: `kl` at 0 and `reverse_kl` at 1.
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta is {beta}; jsd needs one from 0 (kl) to 1 (reverse_kl)")

@@ -1,7 +1,7 @@
 """How close a student comes to its teacher, and to the labels, over a set of examples.
 
-Batches give sums that are added, so that a figure is exact over a set of any size, whatever
-the batches; `summarize` divides once at the end. Examples outside the mask (padding) count
+Batches give sums that are added, and `summarize` divides once at the end, so a mean over a set does
+not depend on its batches. Examples outside the mask (padding) count
 nowhere, even where they are NaN.
 
 `summarize` returns, each a mean over the examples:
@@ -10,7 +10,7 @@ nowhere, even where they are NaN.
     cross_entropy                of the student against the labels
     ece                          expected calibration error of the student
     teacher_accuracy             the teacher against the labels
-    teacher_cross_entropy, teacher_ece
+    teacher_cross_entropy, teacher_ece    of the teacher
     kl, reverse_kl               KL(teacher || student), KL(student || teacher)
     agreement                    both have the same first choice
     agreement_top5               the teacher's first choice is among the student's first 5
@@ -110,7 +110,7 @@ def cka(sums: Mapping[str, Array | np.ndarray]) -> float:
 
 
 def _centred_norm(sums: Mapping[str, np.ndarray], product: str, left: str, right: str) -> float:
-    """The Frobenius norm of a product of centred features, 0 where rounding is all there is."""
+    """The Frobenius norm of a product of centred features; 0 if it is a rounding error."""
     outer = np.outer(sums[left], sums[right]) / sums["count"]
     norm = float(np.linalg.norm(sums[product] - outer))
     return norm if norm > 1e-6 * np.linalg.norm(outer) else 0.0
@@ -140,7 +140,7 @@ def _distance_values(student_logits: Array, teacher_logits: Array) -> Sums:
 
 
 def _calibration(logits: Array, correct: Bool[Array, "B"]) -> Float[Array, "B bins 3"]:
-    """Of each example its one bin's count, confidence and hit; bin m is (m, m + 1] / bins."""
+    """Count, confidence and hit of each example, one-hot over bins; bin m is (m, m + 1] / bins."""
     confidence = jnp.exp(jnp.max(distances.log_probabilities(logits), axis=-1))
     bins = jnp.clip(jnp.ceil(confidence * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
     rows = jnp.stack([jnp.ones_like(confidence), confidence, correct], axis=-1)

@@ -1,8 +1,8 @@
-"""Matching: one student, frozen teachers, one distance, one view of the data for all of them.
+"""Function matching: a student, frozen teachers, a distance between their logits.
 
-Beyer et al. 2022 (arXiv:2106.05237), section 3: teachers see exactly what the student sees, and
-the loss is their distance alone, without labels. What is seen, and what a model says of it, is
-known to a `Matcher`; this module knows of logits only.
+Beyer et al. 2022 (arXiv:2106.05237), section 3: teachers see exactly the view that the student
+sees, and the loss is the distance to them alone, without labels. A `Matcher` knows the modality:
+how a batch becomes a view, and a view becomes logits.
 """
 
 import functools
@@ -28,10 +28,10 @@ STUDENT = "student"  # The student's name beside those of the teachers.
 
 
 class Head(NamedTuple):
-    """What a model says in one of its streams, and how much each prediction counts."""
+    """The logits of one output stream, and the weight of each prediction in the loss."""
 
     logits: Float[Array, "*B V"]  # Rows of the batch come first.
-    mask: Bool[Array, "*B"] | None = None  # Which predictions count at all; None: all.
+    mask: Bool[Array, "*B"] | None = None  # False: left out of the loss; None: all count.
     weight: float | Float[Array, "*#B"] = 1.0
 
 
@@ -46,17 +46,20 @@ Metrics = dict[str, jax.Array]
 
 @runtime_checkable
 class Matcher(Protocol):
-    """A modality, and all that matching has to know of it."""
+    """What matching has to know of a modality."""
 
     def view(self, batch: PyTree[ArrayLike], key: jax.Array) -> View:
-        """What all models see of a whole batch: arrays whose first axis is its rows."""
+        """Makes the view that all models see of a whole batch: arrays whose first axis is rows.
+
+        `key` is the step's, for augmentation on the device.
+        """
         ...
 
     def logits(self, name: str, model: Model, view: View) -> Heads:
-        """What the student or a teacher, by its name, says of rows of a view.
+        """The heads of the student or of the teacher `name` for rows of a view.
 
-        Every model has the same heads. Masks and weights depend on the view alone; those that
-        come with the student's logits count.
+        Every model has the same heads. Masks and weights depend on the view alone; those of
+        the student's heads are used.
         """
         ...
 
@@ -68,14 +71,14 @@ class Matcher(Protocol):
 
 
 class DistillTask:
-    """Teaches a student that is made by `make(key)`.
+    """Trains a student that is made by `make(key)`.
 
-    The loss is the weighted mean of the distances of all predictions that count, of all heads.
+    The loss is the weighted mean of the distances over all unmasked predictions of all heads.
 
     Args:
         config: `loss`, `optimizers`, `average`, `accumulate` and `num_steps` of an experiment.
-        matcher: what the models see and say.
-        make: a random student.
+        matcher: makes views of batches, and logits of views.
+        make: makes a student with random weights.
         rules: where the parameters of the student and of the teachers live on the mesh.
         teachers: models by name; they are frozen.
     """
@@ -109,7 +112,7 @@ class DistillTask:
         self.learner = Learner(config, shapes)
 
     def init(self, key: jax.Array) -> State:
-        """A new student."""
+        """A new student, and its optimizers' first states."""
         return self.learner.begin(self.make(key))
 
     def update(
@@ -121,13 +124,13 @@ class DistillTask:
         return state, metrics | norms
 
     def gradients(self, model: Model, frozen: Teachers, view: View) -> tuple[Model, Metrics]:
-        """Gradients and metrics of a view, in pieces, which change neither."""
+        """Gradients and metrics of a view; accumulation over pieces changes neither."""
 
         def loss(model: Model, rows: View, totals: Totals) -> tuple[jax.Array, Metrics]:
             return self.loss(frozen, self.matcher.logits(STUDENT, model, rows), rows, totals)
 
         def weigh(rows: View) -> Totals:
-            # Of these logits the shapes alone are used: XLA leaves out their computation.
+            # Only the shapes of these logits are used, so XLA removes the forward pass.
             heads = self.matcher.logits(STUDENT, model, rows)
             return {name: _total(head) for name, head in heads.items()}
 
@@ -136,9 +139,10 @@ class DistillTask:
     def loss(
         self, frozen: Teachers, heads: Heads, rows: View, totals: Totals
     ) -> tuple[jax.Array, Metrics]:
-        """The share of these rows in the loss, and in what is logged beside it.
+        """The share of these rows in the loss and in the metrics.
 
-        `totals` are the sums of the weights of the whole batch, by head.
+        `rows` are a piece of the view and `heads` the student's for it; `totals` are the sums of
+        the weights over the whole batch, by head, by which sums over rows are divided.
         """
 
         def share(values: Mapping[str, jax.Array]) -> jax.Array:
@@ -196,10 +200,10 @@ def _distance(
 
 
 def _check_loss(config: ConfigDict) -> None:
-    """Tries the distance on shapes alone: its function knows best what it takes.
+    """Evaluates the distance on shapes, so that it checks its own options.
 
     Raises:
-        UserError: an option that it has not, or a value that it refuses.
+        UserError: an option that the distance does not have, or a value that it refuses.
     """
     distance = distances.DISTANCES.get(config.distance, distances.kl)
     logits = jax.ShapeDtypeStruct((1, 2), jnp.float32)
@@ -210,18 +214,18 @@ def _check_loss(config: ConfigDict) -> None:
 
 
 def _counted(logits: jax.Array, head: Head) -> jax.Array:
-    """Logits that are zero where they do not count: neither a value nor a gradient is NaN there."""
+    """Logits with zeros where masked: neither value nor gradient is NaN there."""
     return logits if head.mask is None else jnp.where(head.mask[..., None], logits, 0.0)
 
 
 def _sum(values: jax.Array, head: Head) -> jax.Array:
-    """The weighted sum of what counts."""
+    """The weighted sum of the unmasked values."""
     values = values if head.mask is None else jnp.where(head.mask, values, 0.0)
     return jnp.sum(head.weight * values)
 
 
 def _total(head: Head) -> float | jax.Array:
-    """The sum of the weights of what counts."""
+    """The sum of the weights of the unmasked predictions."""
     shape = head.logits.shape[:-1]
     if head.mask is None and isinstance(head.weight, int | float):
         return float(head.weight) * math.prod(shape)

@@ -1,4 +1,4 @@
-"""npz files of anyone: what they declare is known before an array is unpacked.
+"""npz files from untrusted sources: headers are checked before an array is unpacked.
 
 A file of a few kilobytes can declare arrays of any size, or objects that run code when they are
 unpacked. So the headers of all arrays are read first, and arrays then one by one.

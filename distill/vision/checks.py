@@ -1,4 +1,4 @@
-"""What the values of an experiment may be, and whether its parts fit each other."""
+"""Checks of a config: the range of each value, and whether its parts fit each other."""
 
 from collections.abc import Iterable
 
@@ -59,7 +59,7 @@ def _check_images(config: ConfigDict) -> None:
 
 
 def check_classes(config: ConfigDict, number: int, source: Source) -> None:
-    """Every model of an experiment speaks of the same classes."""
+    """Refuses a model whose number of classes is not that of the images."""
     for key, spec in models_of(config).items():
         num_classes = teachers.model_config(spec).num_classes
         if num_classes != number:
@@ -70,7 +70,7 @@ def check_classes(config: ConfigDict, number: int, source: Source) -> None:
 
 
 def check_readable(config: ConfigDict, batches: Iterable[TrainBatches | EvalBatches]) -> None:
-    """Every set of images has one that can be decoded, of the channels that the models take."""
+    """Decodes one image of every set and compares its channels with the models'."""
     for data in batches:
         reader: Reader = data.reader
         _, pixels = reader.decode(reader.read(0))

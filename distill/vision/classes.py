@@ -1,7 +1,7 @@
-"""Which number each class has, by its name: one numbering for all that an experiment reads.
+"""The class indices of an experiment: one list of names for all data that it reads.
 
-Folders are numbered in the order of their names, so a folder that lacks a class, or has another
-one, gives the rest other numbers. A run keeps its names, so that what it taught is read alike.
+The classes of a folder are indexed in the order of their names, so one class more or less shifts
+the indices of the rest. A run stores its list, so that later runs index its classes alike.
 """
 
 import json
@@ -23,7 +23,7 @@ Names = tuple[str, ...]
 
 
 def of_run(load: str | None) -> Names | None:
-    """The names that a work directory keeps; a file of weights has none."""
+    """The class names that a work directory stores; a file of weights has none."""
     path = pathlib.Path(load or "").expanduser() / FILE
     if load is None or not path.is_file():
         return None
@@ -96,7 +96,7 @@ def _standard(
     num_classes: int,
     by_labels: bool,
 ) -> tuple[str, Names]:
-    """Whose classes number all others."""
+    """The owner and the names of the list that indexes all labels."""
     for owner, names in runs.items():
         for other, theirs in runs.items():
             if theirs != names:

@@ -161,7 +161,7 @@ def sample(arm: str, title: str) -> figures.Sample:
 
 
 def facts(seconds: float) -> dict[str, str | list[str]]:
-    """The machine, the versions, the time and how to do it again."""
+    """The machine, the versions, the time, and the commands that repeat the runs."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {

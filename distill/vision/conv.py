@@ -1,9 +1,9 @@
 """Convolution and max-pool of the BiT ResNets, each in the form that differentiates well.
 
-What XLA makes of the plain operations is fine on accelerators and slow on the CPU in four places
-(times of one core): the kernel gradient of a 1x1 convolution, 2 to 4 times a matrix product; the
-same product differentiated by JAX, 4 times, for it transposes the wide side; a kernel larger than
-its output, which XLA turns inside out, up to 60 times; and the gradient of a max-pool, 10 times.
+XLA compiles the plain operations well for accelerators, but four are slow on a CPU (factors on one
+core). The kernel gradient of a 1x1 convolution takes 2 to 4 times as long as a matrix product; the
+product's gradient by JAX takes 4 times as long, because it transposes the larger operand; a kernel
+larger than its output takes up to 60 times as long, and the gradient of a max-pool 10 times.
 """
 
 import jax
@@ -42,7 +42,7 @@ def max_pool(x: Float[Array, "B H W C"], fill: float) -> Float[Array, "B H_out W
 def _patches(
     x: Float[Array, "B H W C"], h: int, w: int, stride: int
 ) -> Float[Array, "B H_out W_out K"]:
-    """What the kernel sees at every output, in the kernel's order."""
+    """The input patch under the kernel at every output position (im2col), flattened as [h w C]."""
     H, W = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (h // 2, h // 2), (w // 2, w // 2), (0, 0)))
     views = [padded[:, i : i + H : stride, j : j + W : stride] for i in range(h) for j in range(w)]

@@ -1,4 +1,4 @@
-"""Batches of views for training and evaluation, each a pure function of its number."""
+"""Batches of rendered views for training and evaluation, each a pure function of its number."""
 
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
@@ -41,7 +41,7 @@ class EvalBatch(TypedDict):
 
 
 def view_keys(design: views.Design, models: Models) -> dict[str, str]:
-    """Which array of a training batch's images each model sees."""
+    """The view key of each model: the name of its array in a training batch's images."""
     for role, _ in models.values():
         if role not in ("student", "teacher"):
             raise ValueError(f"The role of a model is student or teacher, not {role!r}.")
@@ -54,8 +54,21 @@ def view_keys(design: views.Design, models: Models) -> dict[str, str]:
 class TrainBatches:
     """Training batches by step: shuffled rows, planned views, rendered for each model.
 
-    Sampling is without replacement within an epoch; a batch may straddle two. Models whose
-    view and resolution are the same share one array.
+    Sampling is without replacement within an epoch; a batch may straddle two. Models with the
+    same view and resolution share one array.
+
+    Args:
+        source: the images.
+        models: role and resolution of each model.
+        design: a key of `views.DESIGNS`.
+        batch_size: of the global batch.
+        seed: of shuffling, crops, flips and mixup.
+        mixup: the concentration of its Beta distribution; 0: no mixup.
+        on_corrupt: "skip" or "stop".
+        margin: mild crops are cut from images resized to this many times the crop's side.
+        inception: whose inception crops, "tf" or "rrc".
+        channels: 1 or 3; None: those of the source.
+        threads: that decode and render.
     """
 
     def __init__(
@@ -89,11 +102,11 @@ class TrainBatches:
         return len(self.reader.corrupt)
 
     def batch(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> TrainBatch:
-        """The step's rows of the global batch; another `order` shuffles otherwise."""
+        """These rows of the step's global batch (None: all); each `order` is another shuffling."""
         return self._render(*self._plan(step, order, rows))
 
     def plan(self, step: int, order: int = 0, rows: np.ndarray | None = None) -> views.Plan:
-        """The plan of what `batch` renders."""
+        """The sampled plan that `batch` renders."""
         return self._plan(step, order, rows)[0]
 
     def render(self, plan: views.Plan) -> TrainBatch:
@@ -241,7 +254,7 @@ def _empty(targets: Targets, count: int, channels: int) -> Pixels:
 
 
 def _bottoms(targets: Targets, count: int) -> list[int] | list[None]:
-    """The row below all boxes of an image, where nothing outside of them counts."""
+    """The lower edge of all boxes of an image; None where pixels outside of the boxes are used."""
     if any(method != "cut" for _, method, _ in targets.values()):
         return [None] * count
     ends = [view.box[:, 0] + view.box[:, 2] for view, _, _ in targets.values()]
@@ -255,7 +268,7 @@ def _render(
     targets: Targets,
     scale: Float32[np.ndarray, "4"] | None = None,
 ) -> None:
-    """Renders one row for every model, its boxes scaled if they were for another image."""
+    """Renders one row for every model; `scale` fits boxes that were sampled for another image."""
     for key, (view, method, resolution) in targets.items():
         box = view.box[row] if scale is None else view.box[row] * scale
         images.render(pixels, box, resolution, method, bool(view.flip[row]), output[key][row])

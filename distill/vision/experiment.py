@@ -1,4 +1,4 @@
-"""A config becomes an experiment: a student, its teachers, what they see."""
+"""The experiment of a config: a student, its teachers, their views of images."""
 
 import dataclasses
 import functools
@@ -90,7 +90,7 @@ def prepare(config: ConfigDict, mesh: Mesh, train: bool = True) -> Parts:
         )
     data, tested_on = config.data, config.evaluation
     tested = {n: load(tested_on.name, x, data.data_dir) for n, x in tested_on.sets.items()}
-    # Its classes number those of an evaluation too, where it is at hand.
+    # An evaluation too is indexed by the training images' classes, where their folder exists.
     named = train or _at_hand(config)
     source = load(data.name, data.train, data.data_dir) if named else None
     runs = {key: classes.of_run(spec.load) for key, spec in checks.models_of(config).items()}
@@ -119,7 +119,7 @@ def prepare(config: ConfigDict, mesh: Mesh, train: bool = True) -> Parts:
 
 
 def _at_hand(config: ConfigDict) -> bool:
-    """Whether the training images lie in a folder that is there."""
+    """Whether the training images are in a folder that exists."""
     path = folder.path_of(config.data.name)
     return path is not None and path.is_dir()
 

@@ -1,10 +1,9 @@
 """The report of several distillation runs beside each other: one HTML file, and a table.
 
-A run, an "arm" of the comparison, is read from its folder (`read_arm`) or given. What is
-shown are the names of `distill.fidelity.summarize` behind that of an evaluation set:
-those of VALIDATION over the steps, those of COLUMNS at the end; `mixed_` stands before what
-is measured on images after mixup. Of the training rows it is `distance`. What a run has not
-got is left out.
+A run, an "arm" of the comparison, is read from its folder (`read_arm`) or given. Its metrics are
+those of `distill.fidelity.summarize`, named `set/metric`: VALIDATION are drawn over the steps,
+COLUMNS are tabled at the end. Metrics on images after mixup begin with `mixed_`. Of the training
+rows `distance` is drawn. Metrics that a run lacks are left out.
 """
 
 import math
@@ -44,7 +43,7 @@ class Sample(NamedTuple):
     caption: str
     student: np.ndarray  # [N, H, W, C]
     teacher: np.ndarray | None
-    mix: float  # an image's own share; 1: no mixup
+    mix: float  # mixup's lambda, an image's own share; 1: no mixup
 
 
 class Column(NamedTuple):
@@ -71,7 +70,7 @@ NOTE = (
     "KL: from teacher to student, on clean test images and on mixed ones. ECE: expected "
     "calibration error, 15 bins."
 )
-# A heading breaks only where it reads well.
+# No-break spaces and soft hyphens: where a heading may break.
 COLUMNS = (
     Column("Test top\u20111\N{NO-BREAK SPACE}%", "test/accuracy", True, "max"),
     Column("Agree\N{SOFT HYPHEN}ment\N{NO-BREAK SPACE}%", "test/agreement", True, "max"),
@@ -119,8 +118,12 @@ def write_report(
 ) -> None:
     """Writes the page whole or not at all.
 
-    `facts` are shown as they come: a text beside its name, a list as lines of commands.
-    The teacher's run, if given, is a line of its own in the table and in the accuracy chart.
+    Args:
+        out_path: the HTML file.
+        arms: the students' runs.
+        samples: images of their first batches.
+        facts: of the machine, by name: a text, or a list of command lines.
+        teacher: its run is a row of the table and a line in the accuracy chart.
     """
     parts = [
         page.header(TITLE, INTRODUCTION, results(arms)),
@@ -141,7 +144,7 @@ def format_table(arms: Sequence[Arm], teacher: Arm | None = None) -> str:
 
 
 def table(arms: Sequence[Arm], teacher: Arm | None = None) -> Table:
-    """What every arm reached, and the teacher below."""
+    """The final metrics of every arm, and of the teacher below."""
     columns = ["Arm", "Steps", "Time"] + [column.title for column in COLUMNS]
     rows = [
         [arm.title, steps_of(arm), duration(arm.seconds)]
@@ -164,7 +167,7 @@ def leaders(arms: Sequence[Arm], column: Column) -> list[int]:
 
 
 def results(arms: Sequence[Arm]) -> list[str]:
-    """What came out, a sentence a column; it follows from the table alone."""
+    """The best arm of each column, as sentences."""
     return [
         text.format(arms[i].title, shown(number(arms[i].final[column.key]), column))
         for column, text in (
@@ -203,7 +206,7 @@ def lines(arms: Sequence[Arm], kind: str, key: str) -> list[Line]:
 
 
 def teacher_accuracy(arms: Sequence[Arm], teacher: Arm | None) -> float | None:
-    """On the validation images, by its own run or by what the students' runs saw of it."""
+    """On the validation images, from its own run or as the students' runs measured it."""
     found = [number(arm.final.get("validation/teacher_accuracy")) for arm in arms]
     if teacher is not None:
         found.insert(0, number(teacher.final.get("validation/accuracy")))
@@ -222,7 +225,7 @@ def picture(sample: Sample) -> Picture:
 
 
 def messages(arm: Arm) -> list[str]:
-    """What a person should know of a run: resumed, gone back, stopped."""
+    """The events of a run: resumed, rolled back, stopped."""
     events = [row for row in arm.rows if row["kind"] == "event"]
     return [
         f"step {row['step']}: {row['message']}" if "step" in row else str(row["message"])

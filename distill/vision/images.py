@@ -34,7 +34,7 @@ class CorruptImageError(UserError):
 
 
 class Scratch(threading.local):
-    """Each thread's memory for intermediate results: fresh pages cost more than a resize."""
+    """Each thread's reused buffers: page faults of fresh memory cost more than a resize."""
 
     def __init__(self):
         self.buffers = {}
@@ -51,10 +51,10 @@ SCRATCH = Scratch()
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Height and width by the header, of a size that can be decoded.
+    """Height and width by the header.
 
     Raises:
-        CorruptImageError: no header of the six formats, or one of too many pixels or none.
+        CorruptImageError: no header of the six formats, no pixels, or too many.
     """
     size = header.size_of(data)
     if size is None:
@@ -161,8 +161,8 @@ def render(
         pixels = _area(_floats(image), box, resolution)
     else:
         raise ValueError(f"Unknown method {method!r}; choose cut, window or area.")
-    # OpenCV rounds; less by nearly a half that cuts the fraction off, and leaves a whole
-    # number that arithmetic brought just under itself where it was.
+    # OpenCV rounds to nearest: after subtracting almost 1/2 it truncates. 0.499, not 0.5, so that
+    # a whole number with a rounding error just below it stays that number.
     cv2.convertScaleAbs(pixels, dst=out, alpha=1, beta=-0.499)
     if flip:
         cv2.flip(out, 1, dst=out)

@@ -1,4 +1,4 @@
-"""The upper rows of a JPEG file alone, by way of its header."""
+"""JPEG files cut to their upper rows, by a smaller height in the header."""
 
 import struct
 
@@ -27,7 +27,7 @@ def upper_rows(data: bytes, bottom: int) -> bytes:
 
 
 def _frame(data: bytes) -> tuple[int, int] | None:
-    """The height and where it stands, if the file is of the kind that can be cut."""
+    """The height and its offset in the file, if the file can be cut."""
     at, frame, components = 2, None, 0
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]

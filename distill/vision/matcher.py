@@ -1,4 +1,4 @@
-"""Vision as a matcher sees it: mixed images at each model's resolution, one head, "class".
+"""The matcher of images: mixed images at each model's resolution, one head, "class".
 
 Beyer et al. 2022 (arXiv:2106.05237), section 3: the student and its teachers are shown the same
 mixed images. Labels are mixed as the images are.
@@ -34,9 +34,9 @@ class VisionMatcher:
     """Classifiers of images; `model(images)` gives logits and features.
 
     Args:
-        keys: which array of a batch's images each model sees.
-        label_smoothing: share of a label that is spread over all classes.
-        labelled: whether the images' labels are of the student's classes.
+        keys: the view key of each model in a batch's images.
+        label_smoothing: probability mass of a label that is spread over all classes.
+        labelled: whether the labels of the images are among the student's classes.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class VisionMatcher:
     def label_losses(
         self, view: MixedBatch, logits: Mapping[str, jax.Array]
     ) -> dict[str, jax.Array]:
-        """Cross entropies against the labels, mixed as the images are."""
+        """Cross entropies against the labels, mixed like the images; none without labels."""
         if not self.labelled:
             return {}
         own, other = (

@@ -1,8 +1,8 @@
 """Group normalisation and weight standardisation, each with its own backward pass.
 
-Both reduce over all axes but the last one or two first, and join channels into groups on the
-small result: the large arrays are only ever read channels-last. Their gradients need two sums,
-where differentiating the formula would need four and keep every intermediate.
+Both first reduce over positions, for each channel, and then join channels into groups on the small
+result: the large arrays keep their channels-last layout. The gradients are written by hand: they
+need two sums, where autodiff needs four and stores every intermediate.
 """
 
 import functools
@@ -17,7 +17,7 @@ STANDARDIZE_EPS = 1e-10
 
 
 def _group_mean(sums: Float[Array, "B C"], num_groups: int, size: int) -> Float[Array, "B 1 C"]:
-    """Means over `size` positions and a group's channels, given at each of its channels."""
+    """Means over `size` positions and a group's channels, repeated for each of its channels."""
     B, C = sums.shape
     means = sums.reshape(B, num_groups, C // num_groups).mean(axis=2) / size
     return jnp.repeat(means, C // num_groups, axis=1)[:, None]

@@ -18,12 +18,12 @@ from moshijax.system.errors import UserError
 ON_CORRUPT = ("skip", "stop")
 T = TypeVar("T")
 U = TypeVar("U")
-LOCK = threading.Lock()  # of what was told
+LOCK = threading.Lock()  # guards what was logged
 
 
 @functools.cache
-def _told(name: str) -> set[int]:
-    """Corrupt rows that were told of a set of images, whoever reads it in this process."""
+def _logged(name: str) -> set[int]:
+    """Corrupt rows of a set of images that were logged, by any reader of this process."""
     return set()
 
 
@@ -36,9 +36,9 @@ class Item(NamedTuple):
 
 
 class Reader:
-    """Reads rows; a corrupt one is counted, and either an error or replaced.
+    """Reads rows; a corrupt one is an error, or it is counted and replaced.
 
-    The first row after it that is readable, counted round, takes its place.
+    The next readable row takes its place; after the last row comes the first.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Reader:
         self.corrupt: set[int] = set()
         self._intact = np.zeros(len(source), bool)
         self._skip = on_corrupt == "skip"
-        # Decoding and resizing leave Python's lock, so that threads help.
+        # Decoding and resizing release Python's GIL, so threads run in parallel.
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def map(self, function: Callable[[T], U], rows: Iterable[T]) -> list[U]:
@@ -60,7 +60,7 @@ class Reader:
         return list(map(function, rows) if pool is None else pool.map(function, rows))
 
     def close(self) -> None:
-        """Ends this reader's threads; what is read after that is read by its caller's."""
+        """Ends this reader's threads; later reads run on the caller's thread."""
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False)
@@ -76,10 +76,10 @@ class Reader:
     def decode(
         self, item: Item, bottom: int | None = None
     ) -> tuple[Item, UInt8[np.ndarray, "H W C"]]:
-        """The row's pixels, or those of the next one that decodes; also which it is.
+        """The row's pixels, or those of the next row that decodes; also returns that row.
 
-        Rows of pixels from `bottom` on are of no use. They are left out when the image is
-        decoded again: the first time it is whole, to find out whether it is intact.
+        Pixels below `bottom` are not needed. They are left out once the image has been decoded
+        whole, which shows that it is intact.
         """
         if self._intact[item.index] and isinstance(item.row.image, bytes):
             return item, images.decode(item.row.image, self.channels, reuse=True, bottom=bottom)
@@ -130,18 +130,18 @@ class Reader:
             ) from error
         with LOCK:
             self.corrupt.add(index)
-            told = _told(self.source.name)
-            known, first = index in told, not told
-            told.add(index)
+            logged = _logged(self.source.name)
+            known, first = index in logged, not logged
+            logged.add(index)
         if known:
             return
-        # A line for each of many would bury what else there is to read.
-        tell = logging.warning if first else logging.info
+        # A warning for each of many rows would bury all other output.
+        log = logging.warning if first else logging.info
         more = "; more of them are counted at the end" if first else ""
-        tell("%s is corrupt (%s): skipped%s.", self.source.where(index), error, more)
+        log("%s is corrupt (%s): skipped%s.", self.source.where(index), error, more)
 
     def tell_corrupt(self) -> None:
-        """Says how many rows were skipped, if more than the one that was told."""
+        """Logs how many rows were skipped, if more than the one that was logged by itself."""
         if len(self.corrupt) > 1:
             logging.warning(
                 "%d of %d rows of %s are corrupt and were skipped.",

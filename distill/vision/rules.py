@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 RULES: tuple[tuple[str, P], ...] = (
     # Convolutions [..., in, out], the head [in, out].
     (r"(conv\w*|head)/kernel", P("tensor", "fsdp")),
-    # What is small stays whole.
+    # Small vectors are replicated.
     (r"(gn\d|\w*norm\w*)/(scale|bias)", P(None)),
     (r"(conv|head)/bias", P(None)),
 )

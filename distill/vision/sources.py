@@ -38,7 +38,7 @@ class Row(NamedTuple):
 class Source(Protocol):
     """Random access to labelled images.
 
-    A label counts `class_names`, and `fingerprint` is of what the rows are and their order.
+    A label is an index into `class_names`; `fingerprint` is a hash of the rows and their order.
     """
 
     name: str
@@ -138,7 +138,7 @@ class TfdsSource(Source):
 
 
 class Renumbered(Source):
-    """A source whose labels count another's classes, which are all of its own and maybe more."""
+    """A source whose labels index another list of classes, which has all of its own."""
 
     def __init__(self, source: Source, class_names: Sequence[str]):
         self.source = source
@@ -161,7 +161,7 @@ class Renumbered(Source):
 
 
 def check_label(source: Source, index: int, label: int) -> None:
-    """Refuses a label that counts none of the classes, as of test images without labels."""
+    """Refuses a label out of range, such as -1 of test images without labels."""
     if not 0 <= label < len(source.class_names):
         raise UserError(
             f"{source.where(index)} has the label {label}, none of its "
@@ -170,7 +170,7 @@ def check_label(source: Source, index: int, label: int) -> None:
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """A short name of these bytes."""
+    """A hash of these bytes."""
     result = hashlib.sha256()
     for part in parts:
         result.update(part)
@@ -178,7 +178,7 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 def _length(path: pathlib.Path) -> int:
-    """Bytes of a file; of a link to nothing none."""
+    """Bytes of a file; 0 for a broken link."""
     return path.stat().st_size if path.exists() else 0
 
 

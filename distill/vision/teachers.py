@@ -42,7 +42,7 @@ def make_model(spec: ConfigDict, key: jax.Array) -> ResNet:
 
 
 def _random(spec: ConfigDict, seed: int) -> ResNet:
-    """A random model that tells images apart: its head is drawn, not zero."""
+    """A model whose head is random too: one of zeros gives every image the same logits."""
 
     def make(key: jax.Array) -> ResNet:
         leaves = named_leaves(model := make_model(spec, key))
@@ -78,7 +78,7 @@ def load_model(spec: ConfigDict, seed: int) -> ResNet:
 
 
 def _checked(path: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """The arrays of a run's model, if they are exactly those wanted."""
+    """The arrays of a run's model, if their names and shapes are those wanted."""
     _check_kind(pathlib.Path(path))
     leaves = load_parameters(path)
     found = {name: tuple(leaf.shape) for name, leaf in leaves.items()}

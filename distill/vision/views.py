@@ -32,11 +32,11 @@ class Plan(NamedTuple):
     index: Int64[np.ndarray, " B"]
     student: View
     teacher: View
-    mix: np.float32  # an image's own share; 1: no mixup
+    mix: np.float32  # mixup's lambda: an image's own share; 1: no mixup
 
 
 class Design(NamedTuple):
-    """Which crop each model sees and how the two hang together.
+    """The crops of student and teacher, and whether they are the same.
 
     A fixed teacher's view does not change with the step, so that its targets can be
     computed once; `ensemble` is how many such views they are averaged over.
@@ -122,7 +122,7 @@ def sample_view(
 
 def _view(crop: str, sampler: crops.Sampler, stream: Stream) -> View:
     box = sampler.boxes(crop, stream.generator)
-    if crop in crops.FIXED:  # what never changes is not flipped either
+    if crop in crops.FIXED:  # a crop without randomness is not flipped either
         return View(box, np.zeros(len(box), bool))
     # Attempts of a crop are counted from 1.
     coin = stream.generator(0).random(sampler.batch_size, np.float32)
@@ -130,7 +130,7 @@ def _view(crop: str, sampler: crops.Sampler, stream: Stream) -> View:
 
 
 def _mix(concentration: float, stream: Stream) -> np.float32:
-    """Beta(p, p) folded to at least one half: rolled by one, the law of the pairs is the same."""
+    """Draws lambda from Beta(p, p), folded to at least 1/2, which keeps the law of the pairs."""
     if concentration < 0:
         raise ValueError(
             f"mixup must be 0 (none) or a positive concentration, not {concentration}."
