@@ -51,7 +51,7 @@ def converse(args: argparse.Namespace) -> str:
     mimi_config = MIMI_PRESETS[args.mimi_preset]
     config = find_config(args, mimi_config.codebook_size)
     speaker = Speaker(args, config)
-    if not config.num_given:
+    if not config.num_user_codebooks:
         raise UserError(
             f"--lm {args.lm} hears nobody: take a model that hears, or --text-only for a text model"
         )
@@ -61,7 +61,7 @@ def converse(args: argparse.Namespace) -> str:
         raise UserError("OUT is missing: name the file for both sides of the dialogue")
     if speaks:
         check_output(args.output)
-    books = max(config.num_given, config.num_generated)
+    books = max(config.num_user_codebooks, config.num_generated)
     if args.mimi == "random":
         mimi_config = dataclasses.replace(mimi_config, num_codebooks=books)
     if books > mimi_config.num_codebooks:
@@ -70,7 +70,7 @@ def converse(args: argparse.Namespace) -> str:
             f"model has {books}: take another preset"
         )
     mimi = load(args.mimi, mimi_config, books)
-    encode, decode = encoder(mimi, config.num_given, 1), decoder(mimi, 1)
+    encode, decode = encoder(mimi, config.num_user_codebooks, 1), decoder(mimi, 1)
     session = open_session(args, config)
     frame, rate = mimi_config.frame_size, mimi_config.sample_rate
     frames = user_frames(recording, config, rate, frame)
@@ -81,16 +81,16 @@ def converse(args: argparse.Namespace) -> str:
         for block, silent in frames:
             # The end of the user's speech is a code of its own, beyond the codebook: there is no
             # sound for it, so the codec is not fed.
-            end = np.full(config.num_given, config.codebook_size, np.int32)
-            heard = session.feed(end if silent == "end" else encode(block)[:, 0])
+            end = np.full(config.num_user_codebooks, config.codebook_size, np.int32)
+            output = session.feed(end if silent == "end" else encode(block)[:, 0])
             yield np.stack([said, block], axis=1)
             count, said = count + 1, np.zeros(frame, np.float32)
-            if heard.text is not None:
-                speaker.say(heard.text)
-            if heard.codes is not None:
-                said = decode(heard.codes[:, None])
+            if output.text is not None:
+                speaker.say(output.text)
+            if output.codes is not None:
+                said = decode(output.codes[:, None])
             # A model that writes text alone stops when nobody reads it.
-            if (heard.text == END and silent) or (not speaks and unread()):
+            if (output.text == END and silent) or (not speaks and unread()):
                 break
         yield np.stack([said, np.zeros_like(said)], axis=1)
 

@@ -109,7 +109,7 @@ def open_session(args: argparse.Namespace, config: MoshiConfig) -> Session:
         padding_bonus=args.padding_bonus,
         repetition_penalty=args.repetition_penalty,
     )
-    return Session(model, settings, given=read_conditions(args, config), seed=args.seed)
+    return Session(model, settings, conditions=read_conditions(args, config), seed=args.seed)
 
 
 def open_model(args: argparse.Namespace, config: MoshiConfig) -> Moshi:

@@ -4,7 +4,7 @@ Both parts quantize the same latent, each behind its own projection, and what th
 added (Moshi, section 3.3.3).
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class FrozenCodebook(nnx.Module):
 def freeze_codebooks(model: Tree) -> Tree:
     """Computes the vectors of every codebook in a model once and for all."""
 
-    def freeze(node: Any) -> Any:
+    def freeze(node: object) -> object:
         return FrozenCodebook(node) if isinstance(node, Codebook) else node
 
     return jax.tree.map(freeze, model, is_leaf=lambda node: isinstance(node, Codebook))

@@ -4,7 +4,7 @@ Activations come before each convolution but the first, and nothing bounds the w
 end (Moshi, section 3.3.1).
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
@@ -40,7 +40,10 @@ class ResidualBlock(nnx.Module):
         return x + self.out(elu(y)), state
 
 
-def _chain(layers: list[Any], x: Array, state: State) -> tuple[Array, State]:
+Layer = CausalConv1d | CausalConvTranspose1d | ResidualBlock
+
+
+def _chain(layers: Sequence[Layer], x: Array, state: State) -> tuple[Array, State]:
     """Applies layers one after the other; the activation precedes all but the first and blocks."""
     states = []
     for i, layer in enumerate(layers):
@@ -66,7 +69,7 @@ class SeanetEncoder(nnx.Module):
         self.blocks, self.downs = nnx.List(blocks), nnx.List(downs)
         self.last = CausalConv1d(channels, config.dim, config.last_kernel_size, rngs=rngs)
 
-    def _layers(self) -> list[Any]:
+    def _layers(self) -> list[Layer]:
         stages = zip(self.blocks, self.downs, strict=True)
         return [self.first, *(layer for stage in stages for layer in stage), self.last]
 
@@ -99,7 +102,7 @@ class SeanetDecoder(nnx.Module):
         self.ups, self.blocks = nnx.List(ups), nnx.List(blocks)
         self.last = CausalConv1d(channels, 1, config.last_kernel_size, rngs=rngs)
 
-    def _layers(self) -> list[Any]:
+    def _layers(self) -> list[Layer]:
         stages = zip(self.ups, self.blocks, strict=True)
         return [self.first, *(layer for stage in stages for layer in stage), self.last]
 

@@ -55,7 +55,7 @@ class LiveTask:
         batch: Mapping[str, jax.Array],
         key: jax.Array,
     ) -> tuple[LiveState, dict[str, jax.Array]]:
-        """One frame of every session; `batch` holds the users' `codes` [B, Q]."""
+        """One frame of every session; `batch` holds the users' `codes` [B, K_user]."""
         del kind
         frame, state = step(frozen, state, batch["codes"], Settings(), key)
         return state, {"codes": frame.codes}
@@ -65,12 +65,12 @@ def make(config: ConfigDict, mesh: shard.AnyMesh) -> Experiment:
     """What is planned: the task, and the shapes of what the users say in a frame."""
     del mesh  # Nothing is read.
     task = LiveTask(config)
-    rows, given = config.batch_size, task.model_config.num_given
+    rows, codebooks = config.batch_size, task.model_config.num_user_codebooks
     # A session so long that its window is full: a query sees all of it.
     flops = rows * frame_flops(task.model_config, 100 * task.model_config.context)
     return Experiment(
         task=task,
-        batches={"frame": {"codes": jax.ShapeDtypeStruct((rows, given), np.int32)}},
+        batches={"frame": {"codes": jax.ShapeDtypeStruct((rows, codebooks), np.int32)}},
         unit="frames",
         counts={"frame": {"frames": rows}},
         model_flops=lambda _: flops,

@@ -1,11 +1,11 @@
 """The ring of keys and values of a stream: what writes frames into it, and what reads it."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from moshijax.kernels.attend import attend
 from moshijax.kernels.dispatch import Kernel
@@ -25,7 +25,7 @@ class KVCache(NamedTuple):
     v: Float[Array, "B N S H"]
     end: Int[Array, "B"]  # The position of the row's next frame.
 
-    def hold(self, active: Bool[Array, "B"], old: "KVCache", axes: Any) -> "KVCache":
+    def hold(self, active: Bool[Array, "B"], old: "KVCache", axes: PyTree[int]) -> "KVCache":
         """Keeps the position of rows that sit out: the next step overwrites their slots."""
         # The axes before B are those of stacked layers.
         active = active.reshape((1,) * axes.end + active.shape)

@@ -1,11 +1,11 @@
 """The one place where a function chooses its body by the platform it is compiled for."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import Any
 
 import jax
+from jaxtyping import Array, PyTree
 
 
 class Kernel:
@@ -21,13 +21,13 @@ class Kernel:
 
     def __call__(
         self,
-        *arrays: Any,
+        *arrays: PyTree[Array],
         default: FunctionType | None = None,
         cpu: FunctionType | None = None,
         tpu: FunctionType | None = None,
         cuda: FunctionType | None = None,
-        **options: Any,
-    ) -> Any:
+        **options: object,
+    ) -> PyTree[Array]:
         """Computes by the body of the platform that this is compiled for.
 
         Args:
@@ -45,7 +45,9 @@ class Kernel:
             return otherwise(*arrays)
         return jax.lax.platform_dependent(*arrays, default=otherwise, **chosen)
 
-    def _bound(self, body: FunctionType, options: dict[str, Any]) -> Callable[..., Any]:
+    def _bound(
+        self, body: FunctionType, options: Mapping[str, object]
+    ) -> Callable[..., PyTree[Array]]:
         if body not in self.bodies.values():
             raise ValueError(f"{body.__name__} is no body of this kernel: {', '.join(self.bodies)}")
         return functools.partial(body, **options) if options else body

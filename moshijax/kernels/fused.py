@@ -8,7 +8,6 @@ the splash kernel beside the kernel's own 0.1 s.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +117,7 @@ def suits_cudnn(q: Float[Array, "B T N H"]) -> bool:
     return q.dtype in HALVES and width % HEAD_STEP == 0 and width <= HEAD_MOST
 
 
-def _on_each_device(run: Attend, spec: Any) -> Attend:
+def _on_each_device(run: Attend, spec: P) -> Attend:
     """Runs a kernel on the rows and heads of each device by itself, where there is a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

@@ -1,13 +1,12 @@
 """One stream through Mimi, a chunk at a time: samples to codes, and codes to samples."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from moshijax.codec.mimi import Mimi
-from moshijax.nn.streaming import make_step
+from moshijax.nn.streaming import State, make_step
 
 
 Feed = Callable[[np.ndarray], np.ndarray]
@@ -20,7 +19,7 @@ def encoder(mimi: Mimi, num_codebooks: int, chunk_frames: int) -> Feed:
     """
     frame = mimi.config.frame_size
 
-    def run(mimi: Mimi, audio: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    def run(mimi: Mimi, audio: jax.Array, state: State) -> tuple[jax.Array, State]:
         return mimi.encode(audio, state, num_codebooks=num_codebooks)
 
     feed = live(make_step(run, mimi), mimi.encoder.init_state(1, chunk_frames))
@@ -35,7 +34,7 @@ def encoder(mimi: Mimi, num_codebooks: int, chunk_frames: int) -> Feed:
 def decoder(mimi: Mimi, chunk_frames: int) -> Feed:
     """Returns a function that takes the codes [K, T] of a stream, and returns their samples."""
 
-    def run(mimi: Mimi, codes: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    def run(mimi: Mimi, codes: jax.Array, state: State) -> tuple[jax.Array, State]:
         return mimi.decode(codes, state)
 
     feed = live(make_step(run, mimi), mimi.decoder.init_state(1, chunk_frames))
@@ -47,7 +46,7 @@ def decoder(mimi: Mimi, chunk_frames: int) -> Feed:
     return decode_chunk
 
 
-def live(step: Callable[[Any, Any], tuple[Any, Any]], state: Any) -> Feed:
+def live(step: Callable[[np.ndarray, State], tuple[jax.Array, State]], state: State) -> Feed:
     """Returns a function of one chunk that keeps the state of its stream."""
 
     def feed(x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,28 @@
 """Pieces of SentencePiece become text as they come, the same text as all of them at once."""
 
 import codecs
-from typing import Any
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What a stream needs of a SentencePiece model."""
+
+    def is_byte(self, piece: int, /) -> bool:
+        """Whether a piece is of one byte."""
+        ...
+
+    def id_to_piece(self, piece: int, /) -> str:
+        """The spelling of a piece, such as "<0xE9>" of a byte."""
+        ...
+
+    def decode(self, pieces: list[int], /) -> str:
+        """The text of a sequence."""
+        ...
+
+    def unk_id(self) -> int:
+        """The piece of what the vocabulary lacks."""
+        ...
 
 
 class TextStream:
@@ -11,7 +32,7 @@ class TextStream:
     until a character is whole. A text does not begin with the space of its first word.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._before: list[int] = []  # the next piece is decoded as if it followed these
         self._held: list[int] = []  # pieces of bytes

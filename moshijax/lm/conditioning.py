@@ -1,13 +1,13 @@
-"""Conditions: known values or given vectors, added to each frame or attended to.
+"""Conditions: known values or vectors as they come, added to each frame or attended to.
 
-What a condition is absent from is a learnt vector. Everything is float32, whatever the model is
-(DSM, arXiv:2509.08753, for voices and guidance values).
+Where a condition is absent a learnt vector takes its place. Everything is float32, whatever the
+model is (DSM, arXiv:2509.08753, for voices and guidance values).
 """
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +33,9 @@ class Vectors(NamedTuple):
     present: Bool[Array, "B S"]
 
 
+Condition = Values | Vectors
+
+
 class Conditions(NamedTuple):
     """Prepared conditions: what is added to each frame, and what is attended to."""
 
@@ -41,7 +44,7 @@ class Conditions(NamedTuple):
 
 
 class Conditioner(nnx.Module):
-    """A table or given vectors, projected to the model's width."""
+    """A table of known values, or vectors as they come, projected to the model's width."""
 
     def __init__(self, config: ConditionConfig, dim: int, *, rngs: nnx.Rngs):
         rows = None if config.num_values is None else config.num_values + 1
@@ -50,14 +53,15 @@ class Conditioner(nnx.Module):
         self.project = Linear(config.dim, dim, use_bias=False, rngs=rngs)
         self.absent = nnx.Param(0.2 * init(rngs.params(), (dim,)))
 
-    def __call__(self, given: Values | Vectors) -> Float[Array, "B S D"]:
+    def __call__(self, condition: Condition) -> Float[Array, "B S D"]:
         """Projects what is there; elsewhere it gives the learnt vector."""
-        if isinstance(given, Values):
+        if isinstance(condition, Values):
             if self.table is None:
                 raise ValueError("a condition of vectors was given values: give it vectors.")
-            vectors, present = self.table[...][given.rows][:, None], given.present[:, None]
+            vectors = self.table[...][condition.rows][:, None]
+            present = condition.present[:, None]
         else:
-            vectors, present = given
+            vectors, present = condition
         absent = self.absent[...][None, None]
         return jnp.where(present[..., None], self.project(vectors), absent)
 
@@ -101,27 +105,28 @@ class Conditioners(nnx.Module):
         )
         self.config = config
 
-    def __call__(self, given: Mapping[str, Any]) -> Conditions:
-        """Fuses all conditions.
+    def __call__(self, conditions: Mapping[str, Condition]) -> Conditions:
+        """Projects all conditions; sums the added ones, concatenates those attended to.
 
         Raises:
             ValueError: a condition is missing or surplus, or an added one spans several frames.
         """
         wanted = {c.name for c in self.config.conditions}
-        if set(given) != wanted:
+        if set(conditions) != wanted:
             raise ValueError(
-                f"conditions: {sorted(given)} given, the model has {sorted(wanted)}: give those."
+                f"conditions: {sorted(conditions)} given, the model has {sorted(wanted)}: "
+                "give those."
             )
         added, sources = [], []
-        for condition in self.config.conditions:
-            y = self.parts[condition.name](given[condition.name])
-            if condition.fuse == "cross":
+        for own in self.config.conditions:
+            y = self.parts[own.name](conditions[own.name])
+            if own.fuse == "cross":
                 sources.append(y)
             elif y.shape[1] == 1:
                 added.append(y)
             else:
                 raise ValueError(
-                    f"condition {condition.name}: {y.shape[1]} vectors cannot be added to each "
+                    f"condition {own.name}: {y.shape[1]} vectors cannot be added to each "
                     "frame: give one."
                 )
         source = jnp.concatenate(sources, axis=1) if sources else None

@@ -109,7 +109,7 @@ class MoshiConfig:
         return self.depth.num_codebooks if self.depth else 0
 
     @property
-    def num_given(self) -> int:
+    def num_user_codebooks(self) -> int:
         """Audio codebooks that come from outside: the user's."""
         return self.num_codebooks - self.num_generated
 

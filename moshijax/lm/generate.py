@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moshijax.lm.config import UNGENERATED, ZERO
 from moshijax.lm.moshi import Moshi
-from moshijax.lm.sampling import Number, Sampling, by_row, penalize, sample
+from moshijax.lm.sampling import Sampling, by_row, penalize, sample
 from moshijax.nn.streaming import State, batch_axes, hold_rows, pick_rows, select_rows
+from moshijax.nn.transformer import Sources
 
 
 RECENT = 64  # pieces that a repetition penalty looks back on, as in Moshi's Rust server
@@ -30,8 +31,8 @@ class Guidance:
     all rows or an array [B].
     """
 
-    scale: Number
-    blind_frames: Number | None = None
+    scale: Any  # JAX rebuilds the class with whatever it maps the leaves to.
+    blind_frames: Any = None
     no_text: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
@@ -43,8 +44,8 @@ class Settings:
     text: Any = dataclasses.field(default_factory=lambda: Sampling(0.7, 25))
     audio: Any = dataclasses.field(default_factory=lambda: Sampling(0.8, 250))
     guidance: Any = None
-    padding_bonus: Number = 0.0  # added to the logit of text padding
-    repetition_penalty: Number = 1.0  # of text pieces; 1: none
+    padding_bonus: Any = 0.0  # added to the logit of text padding
+    repetition_penalty: Any = 1.0  # of text pieces; 1: none
 
 
 class LiveState(NamedTuple):
@@ -60,8 +61,10 @@ class LiveState(NamedTuple):
 class Frame(NamedTuple):
     """What a step gives."""
 
-    codes: Int[Array, "B G"]  # text and own audio, aligned; UNGENERATED until `max_delay` is over
-    chosen: Int[Array, "B G"]  # the same as chosen in this step, still delayed
+    codes: Int[
+        Array, "B K_own"
+    ]  # text and own audio, aligned; UNGENERATED until `max_delay` is over
+    chosen: Int[Array, "B K_own"]  # the same as chosen in this step, still delayed
     pauses: Float[Array, "B N P"]  # probabilities of the pause heads
     text_logits: Float[Array, "B V"]
 
@@ -70,7 +73,7 @@ class Context(NamedTuple):
     """Conditions of a session, projected once; with guidance, for twice the rows."""
 
     added: Float[Array, "B 1 D"] | None = None
-    sources: State = None
+    sources: Sources | None = None
 
 
 def init_state(model: Moshi, batch_size: int, *, guided: bool = False) -> LiveState:
@@ -99,12 +102,12 @@ def restart(model: Moshi, rows: Bool[Array, "B"], state: LiveState) -> LiveState
 def step(
     model: Moshi,
     state: LiveState,
-    given: Int[Array, "B Q"],
+    user_codes: Int[Array, "B K_user"],
     settings: Settings,
     key: Array,
     *,
     context: Context | None = None,
-    forced: Int[Array, "B G"] | None = None,
+    forced: Int[Array, "B K_own"] | None = None,
     active: Bool[Array, "B"] | None = None,
 ) -> tuple[Frame, LiveState]:
     """Generates one frame of text and own audio from one frame of the user's codes.
@@ -116,11 +119,12 @@ def step(
     guided = _is_guided(state)
     if guided is not (settings.guidance is not None):
         raise ValueError("settings.guidance and init_state's guided must go together.")
-    if given.shape[1] != config.num_given:
+    if user_codes.shape[1] != config.num_user_codebooks:
         raise ValueError(
-            f"given: {given.shape[1]} codebooks, the model hears {config.num_given}: give those."
+            f"user_codes: {user_codes.shape[1]} codebooks, the model hears "
+            f"{config.num_user_codebooks}: give those."
         )
-    codes = _hear(model, state, given)
+    codes = _write_user(model, state, user_codes)
     read, begun = _read(model, codes, state.frames)
     if settings.guidance is not None:
         read = _read_twice(model, read, begun, state.frames, settings.guidance)
@@ -130,28 +134,28 @@ def step(
     hidden = hidden[:, 0]
     text_logits = model.temporal.text_logits(hidden[:, None])[:, 0]
     chosen = _choose(model, state, hidden, text_logits, settings, key, forced)
-    new, aligned = _write(model, codes, state, chosen, temporal)
+    new, aligned = _write_own(model, codes, state, chosen, temporal)
     if active is not None:
         new = _hold(model, active, new, state, guided)
         aligned = jnp.where(active[:, None], aligned, UNGENERATED)
-    rows = given.shape[0]
+    rows = user_codes.shape[0]
     return Frame(aligned, chosen, model.pauses(hidden[:rows]), text_logits[:rows]), new
 
 
 def generate(
     model: Moshi,
     state: LiveState,
-    given: Int[Array, "B Q T"],
+    user_codes: Int[Array, "B K_user T"],
     settings: Settings,
     key: Array,
     *,
     context: Context | None = None,
-    forced: Int[Array, "B G T"] | None = None,
-) -> tuple[Int[Array, "B G T"], LiveState]:
+    forced: Int[Array, "B K_own T"] | None = None,
+) -> tuple[Int[Array, "B K_own T"], LiveState]:
     """Runs `step` over whole streams; step t draws with `fold_in(key, t)`."""
-    length = given.shape[2]
+    length = user_codes.shape[2]
     if forced is None:
-        shape = (given.shape[0], 1 + model.config.num_generated, length)
+        shape = (user_codes.shape[0], 1 + model.config.num_generated, length)
         forced = jnp.full(shape, UNGENERATED, jnp.int32)
 
     def one(state: LiveState, inputs: tuple[Array, Array, Array]) -> tuple[LiveState, Array]:
@@ -160,7 +164,7 @@ def generate(
         frame, state = step(model, state, heard, settings, own, context=context, forced=fixed)
         return state, frame.codes
 
-    inputs = (jnp.arange(length), jnp.moveaxis(given, 2, 0), jnp.moveaxis(forced, 2, 0))
+    inputs = (jnp.arange(length), jnp.moveaxis(user_codes, 2, 0), jnp.moveaxis(forced, 2, 0))
     state, codes = jax.lax.scan(one, state, inputs)
     return jnp.moveaxis(codes, 0, 2), state
 
@@ -175,15 +179,17 @@ def _twice(rows: Array, guided: bool) -> Array:
     return jnp.concatenate([rows, rows]) if guided else rows
 
 
-def _hear(model: Moshi, state: LiveState, given: Int[Array, "B Q"]) -> Int[Array, "B K S"]:
+def _write_user(
+    model: Moshi, state: LiveState, user_codes: Int[Array, "B K_user"]
+) -> Int[Array, "B K S"]:
     """Writes the user's codes of frame t of stream k into the slot of step t + delay k."""
     config = model.config
     first = 1 + config.num_generated
     late = jnp.array(config.delays[first:], jnp.int32)[None]
     slots = (state.frames[:, None] + late) % state.codes.shape[2]
-    rows = jnp.arange(given.shape[0])[:, None]
+    rows = jnp.arange(user_codes.shape[0])[:, None]
     streams = jnp.arange(first, config.num_streams)[None]
-    return state.codes.at[rows, streams, slots].set(given.astype(jnp.int32))
+    return state.codes.at[rows, streams, slots].set(user_codes.astype(jnp.int32))
 
 
 def _read(
@@ -203,7 +209,7 @@ def _read_twice(
     begun: Bool[Array, "B K"],
     frames: Int[Array, "B"],
     guidance: Guidance,
-) -> Int[Array, "B2 K"]:
+) -> Int[Array, "B_twice K"]:
     """Adds what the second run of each row reads."""
     other = read
     if guidance.blind_frames is not None:
@@ -215,7 +221,7 @@ def _read_twice(
     return jnp.concatenate([read, other])
 
 
-def _guide(logits: Float[Array, "B2 V"], guidance: Guidance | None) -> Float[Array, "B V"]:
+def _guide(logits: Float[Array, "B_twice V"], guidance: Guidance | None) -> Float[Array, "B V"]:
     if guidance is None:
         return logits
     own, other = jnp.split(logits, 2)
@@ -225,12 +231,12 @@ def _guide(logits: Float[Array, "B2 V"], guidance: Guidance | None) -> Float[Arr
 def _choose(
     model: Moshi,
     state: LiveState,
-    hidden: Float[Array, "B2 D"],
-    text_logits: Float[Array, "B2 V"],
+    hidden: Float[Array, "B_twice D"],
+    text_logits: Float[Array, "B_twice V"],
     settings: Settings,
     key: Array,
-    forced: Int[Array, "B G"] | None,
-) -> Int[Array, "B G"]:
+    forced: Int[Array, "B K_own"] | None,
+) -> Int[Array, "B K_own"]:
     """Chooses the text, then the codebooks of the frame."""
     guidance, config = settings.guidance, model.config
     keys = jax.random.split(key, 1 + config.num_generated)
@@ -250,7 +256,7 @@ def _choose(
     if model.depth is None:
         return text[:, None]
 
-    def choose(codebook: int, logits: Float[Array, "B2 V"]) -> Int[Array, "B2"]:
+    def choose(codebook: int, logits: Float[Array, "B_twice V"]) -> Int[Array, "B_twice"]:
         drawn = sample(_guide(logits, guidance), settings.audio, keys[1 + codebook])
         return _twice(settle(1 + codebook, drawn), guidance is not None)
 
@@ -259,13 +265,13 @@ def _choose(
     return jnp.concatenate([text[:, None], codes[:rows]], axis=1)
 
 
-def _write(
+def _write_own(
     model: Moshi,
     codes: Int[Array, "B K S"],
     state: LiveState,
-    chosen: Int[Array, "B G"],
+    chosen: Int[Array, "B K_own"],
     temporal: State,
-) -> tuple[LiveState, Int[Array, "B G"]]:
+) -> tuple[LiveState, Int[Array, "B K_own"]]:
     """Writes what was chosen, and reads the newest frame whose streams are all there, aligned."""
     config, size, streams = model.config, codes.shape[2], chosen.shape[1]
     # What is chosen at step t is read at step t + 1, so it goes into that slot.

@@ -6,13 +6,14 @@ loss is computed over chunks of frames, so that the logits of a whole stream nev
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from moshijax.lm.conditioning import Condition
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.delays import targets
 from moshijax.lm.heads import Head, heads
@@ -64,7 +65,7 @@ def lm_loss(
     model: Moshi,
     codes: Int[Array, "B K T"],
     config: LossConfig,
-    given: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, Condition] | None = None,
     weights: Weights | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the loss and its parts of whole streams.
@@ -72,21 +73,21 @@ def lm_loss(
     With the weights of a larger batch it is the share of these rows: shares add up to the loss.
     """
     weights = stream_weights(model.config, codes, config) if weights is None else weights
-    return combine(stream_sums(model, codes, config, given), weights, config)
+    return combine(stream_sums(model, codes, config, conditions), weights, config)
 
 
 def stream_sums(
     model: Moshi,
     codes: Int[Array, "B K T"],
     config: LossConfig,
-    given: Mapping[str, Any] | None = None,
+    conditions: Mapping[str, Condition] | None = None,
 ) -> Sums:
     """Sums over whole streams."""
     model.check(codes)
     parts = targets(codes, model.config.delays, model.config.initial)
     fill = ((0, 0), (0, 0), (0, align(codes.shape[2]) - codes.shape[2]))
     read, predicted, mask = (jnp.pad(part, fill) for part in parts)  # Masked: no targets.
-    hidden = model.hidden(read, given)
+    hidden = model.hidden(read, conditions)
 
     def sums(*chunk: Array) -> Sums:
         return _sums(heads(model, *chunk), model.config, config)

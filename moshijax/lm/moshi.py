@@ -6,14 +6,15 @@ transformer.
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from moshijax.lm.conditioning import Conditioners, Conditions
+from moshijax.lm.conditioning import Condition, Conditioners, Conditions
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.delays import targets, undelay
 from moshijax.lm.depth import Depth
@@ -21,7 +22,7 @@ from moshijax.lm.temporal import Temporal
 from moshijax.nn.linear import Linear
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.steps import make_linears, map_steps
-from moshijax.nn.streaming import State
+from moshijax.nn.transformer import Sources
 
 
 KEPT = re.compile(r"conditioners/.*|(.*/)?kernel(/frozen)?/(values|scale|offset)")
@@ -50,19 +51,19 @@ class Moshi(nnx.Module):
         self.conditioners = Conditioners(config, rngs=rngs) if config.conditions else None
         self.config = config
 
-    def prepare(self, given: Mapping[str, Any]) -> Conditions:
+    def prepare(self, conditions: Mapping[str, Condition]) -> Conditions:
         """Fuses the conditions of a batch; a model without conditioners takes none.
 
         Raises:
             ValueError: a condition is missing or surplus.
         """
         if self.conditioners is not None:
-            return self.conditioners(given)
-        if given:
-            raise ValueError(f"conditions: {sorted(given)} given, but the model has none.")
+            return self.conditioners(conditions)
+        if conditions:
+            raise ValueError(f"conditions: {sorted(conditions)} given, but the model has none.")
         return Conditions(None, None)
 
-    def sources(self, conditions: Conditions) -> State:
+    def sources(self, conditions: Conditions) -> Sources | None:
         """Returns what the layers attend to, projected once for a whole stream."""
         if conditions.source is None:
             return None
@@ -70,20 +71,22 @@ class Moshi(nnx.Module):
         return self.temporal.transformer.sources(conditions.source.astype(dtype))
 
     def hidden(
-        self, read: Int[Array, "B K T"], given: Mapping[str, Any] | None = None
+        self, read: Int[Array, "B K T"], conditions: Mapping[str, Condition] | None = None
     ) -> Float[Array, "B T D"]:
         """Returns the temporal hidden of whole delayed streams, as the heads and depth read it."""
         self.check(read)
-        conditions = self.prepare(given or {})
-        hidden, _ = self.temporal(read, added=conditions.added, sources=self.sources(conditions))
+        prepared = self.prepare(conditions or {})
+        hidden, _ = self.temporal(read, added=prepared.added, sources=self.sources(prepared))
         return hidden
 
-    def logits(self, codes: Int[Array, "B K T"], given: Mapping[str, Any] | None = None) -> Logits:
+    def logits(
+        self, codes: Int[Array, "B K T"], conditions: Mapping[str, Condition] | None = None
+    ) -> Logits:
         """Returns the logits of every code of whole streams from the codes before it."""
         self.check(codes)
         config = self.config
         read, predicted, _ = targets(codes, config.delays, config.initial)
-        hidden = self.hidden(read, given)
+        hidden = self.hidden(read, conditions)
         text, text_valid = undelay(self.temporal.text_logits(hidden)[:, None], config.delays[:1])
         generated = slice(1, 1 + config.num_generated)
         audio, valid = None, jnp.zeros((0, codes.shape[2]), bool)
@@ -131,7 +134,7 @@ def keeps_type(name: str) -> bool:
     return KEPT.fullmatch(name) is not None
 
 
-def cast(model: Moshi, dtype: Any) -> Moshi:
+def cast(model: Moshi, dtype: DTypeLike) -> Moshi:
     """Returns the model with parameters of another type, but for those that keep theirs."""
     leaves = named_leaves(model).items()
     return with_leaves(model, {n: x if keeps_type(n) else x.astype(dtype) for n, x in leaves})

@@ -5,27 +5,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
-
-
-# A float or an array [B]; no narrower, since JAX rebuilds the classes below with other leaves.
-Number = Any
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a code is drawn; numbers may be arrays with one entry for each row.
+    """How a code is drawn; temperature and `top_p` are numbers, or arrays [B] for each row.
 
     A temperature of 0 takes the likeliest code. `top_k` 0 draws from all of them.
     """
 
-    temperature: Number
+    # Any: JAX rebuilds the class with whatever it maps the leaves to.
+    temperature: Any
     top_k: int = dataclasses.field(metadata={"static": True})
-    top_p: Number = 1.0
+    top_p: Any = 1.0
 
 
-def by_row(value: Number, like: Shaped[Array, "B V"]) -> Float[Array, "B 1"]:
+def by_row(value: ArrayLike, like: Shaped[Array, "B V"]) -> Float[Array, "B 1"]:
     """A setting as one number for each row of `like`."""
     return jnp.broadcast_to(jnp.asarray(value, jnp.float32), like.shape[:1])[:, None]
 
@@ -55,7 +53,7 @@ def sample(logits: Float[Array, "B V"], sampling: Sampling, key: Array) -> Int[A
 def penalize(
     logits: Float[Array, "B V"],
     recent: Int[Array, "B R"],
-    penalty: Number,
+    penalty: ArrayLike,
 ) -> Float[Array, "B V"]:
     """Makes recent codes less likely (CTRL, arXiv:1909.05858, section 4.1); negative ones pass."""
     recent = jnp.where(recent < 0, logits.shape[1], recent)

@@ -11,7 +11,7 @@ from moshijax.nn.norms import RMSNorm
 from moshijax.nn.rows import split_rows
 from moshijax.nn.steps import CodeEmbeddings, Embedding
 from moshijax.nn.streaming import State
-from moshijax.nn.transformer import Transformer
+from moshijax.nn.transformer import Sources, Transformer
 
 
 class Temporal(nnx.Module):
@@ -51,7 +51,7 @@ class Temporal(nnx.Module):
         state: State = None,
         *,
         added: Float[Array, "#B 1 D"] | None = None,
-        sources: State = None,
+        sources: Sources | None = None,
     ) -> tuple[Float[Array, "B T D"], State]:
         """Transforms delayed codes; a condition may be added to each frame, others attended to."""
         x = self.embed(codes)

@@ -3,11 +3,10 @@
 Both of Mimi's transformers and Moshi's temporal one use it (Moshi, sections 3.3 and 3.4).
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from moshijax.kernels.attend import attend_whole, within
@@ -46,7 +45,9 @@ class SlidingAttention(nnx.Module):
         self.context = context
         self.max_period = max_period
 
-    def init_state(self, batch_size: int, max_chunk: int = 1, dtype: Any = jnp.float32) -> KVCache:
+    def init_state(
+        self, batch_size: int, max_chunk: int = 1, dtype: DTypeLike = jnp.float32
+    ) -> KVCache:
         """Returns the state before a stream of chunks of at most `max_chunk` frames."""
         width = self.dim // self.num_heads
         # Moshi's own code keeps `context` slots, which loses keys for chunks over one frame.

@@ -1,11 +1,12 @@
 """A linear map of the last axis."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.tree_util import KeyPath
 from jaxtyping import Array, Float
 
 from moshijax.kernels.matmul import product
@@ -13,6 +14,28 @@ from moshijax.nn.paths import path_name
 
 
 Tree = TypeVar("Tree")
+
+
+@runtime_checkable
+class KernelModule(Protocol):
+    """A module in the place of a kernel [C, D]: quantised (`nn.quant`), adapted (`nn.lora`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the kernel, stacked layers in front."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """The number of its axes."""
+        ...
+
+    def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
+        """Multiplies each frame by the kernel."""
+        ...
+
+
+Kernel = nnx.Param | KernelModule
 
 
 def truncated(key: Array, shape: tuple[int, ...]) -> Array:
@@ -27,9 +50,9 @@ def uniform(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 class Linear(nnx.Module):
-    """A linear map with an optional bias.
+    """The map `x @ kernel + bias` of each frame, with or without a bias.
 
-    Its kernel is an array, or a module that stands for one and multiplies by it.
+    The kernel is an array [C, D] or, once quantised or adapted, a `KernelModule`.
     """
 
     def __init__(
@@ -41,7 +64,7 @@ class Linear(nnx.Module):
         init: Callable[[Array, tuple[int, ...]], Array] = truncated,
         rngs: nnx.Rngs,
     ):
-        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features)))
+        self.kernel: Kernel = nnx.Param(init(rngs.params(), (in_features, out_features)))
         self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else None
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
@@ -50,22 +73,22 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)[None, None]
 
 
-def multiply(kernel: Any, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
-    """Multiplies by a kernel, whichever of the two it is."""
-    if isinstance(kernel, nnx.Module):
-        return kernel(x)
-    return product(x, kernel[...].astype(x.dtype))
+def multiply(kernel: Kernel, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
+    """The product `x @ kernel`, of an array or of a module in its place."""
+    if isinstance(kernel, nnx.Param):
+        return product(x, kernel[...].astype(x.dtype))
+    return kernel(x)
 
 
-def map_kernels(model: Tree, change: Callable[[str, Any], Any]) -> Tree:
-    """Returns the model with the kernel of every `Linear` changed, given its name and itself."""
+def map_kernels(model: Tree, change: Callable[[str, Kernel], Kernel]) -> Tree:
+    """Replaces the kernel of every `Linear` by `change(name, kernel)`."""
 
-    def visit(path: tuple[Any, ...], node: Any) -> Any:
+    def visit(path: KeyPath, node: object) -> object:
         if not isinstance(node, Linear):
             return node
         new = change(path_name(path, "kernel"), node.kernel)
 
-        def is_kernel(part: Any) -> bool:
+        def is_kernel(part: object) -> bool:
             return part is node.kernel
 
         return jax.tree.map(lambda x: new if is_kernel(x) else x, node, is_leaf=is_kernel)

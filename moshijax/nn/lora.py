@@ -16,15 +16,17 @@ before saving.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from moshijax.nn.linear import Linear, map_kernels, multiply, uniform
+from moshijax.nn.linear import Kernel, Linear, map_kernels, multiply, uniform
 from moshijax.nn.paths import named_leaves, with_leaves
+from moshijax.nn.quant import Quantised
 
 
 Tree = TypeVar("Tree")
@@ -39,7 +41,7 @@ SHARED_WITH = {"k": "q", "v": "q", "up": "gate"}
 class Lora(nnx.Module):
     """A kernel and its adapter, which begins as nothing."""
 
-    def __init__(self, frozen: Any, rank: int, scaling: float, key: Array):
+    def __init__(self, frozen: nnx.Param | Quantised, rank: int, scaling: float, key: Array):
         *stacked, inputs, outputs = frozen.shape
         self.frozen = frozen
         self.a = nnx.Param(uniform(key, (*stacked, inputs, rank)).astype(frozen.dtype))
@@ -66,8 +68,19 @@ def add_lora(model: Tree, rank: int, scaling: float, key: Array) -> Tree:
     """Gives the kernel of every `Linear` an adapter; one A for q, k and v, and for gate and up."""
     number = len(jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Linear)))
     keys = iter(jax.random.split(key, number))
-    adapted = map_kernels(model, lambda _, kernel: Lora(kernel, rank, scaling, next(keys)))
+    adapted = map_kernels(model, lambda name, x: adapt(name, x, rank, scaling, next(keys)))
     return share_adapters(adapted)
+
+
+def adapt(name: str, kernel: Kernel, rank: int, scaling: float, key: Array) -> Lora:
+    """Gives one kernel an adapter.
+
+    Raises:
+        ValueError: it has one already.
+    """
+    if not isinstance(kernel, nnx.Param | Quantised):
+        raise ValueError(f"{name} has an adapter already: fuse that first.")
+    return Lora(kernel, rank, scaling, key)
 
 
 def fuse_lora(model: Tree) -> Tree:
@@ -77,7 +90,7 @@ def fuse_lora(model: Tree) -> Tree:
         ValueError: a kernel is no array.
     """
 
-    def fuse(name: str, kernel: Any) -> Any:
+    def fuse(name: str, kernel: Kernel) -> Kernel:
         if not isinstance(kernel, Lora):
             return kernel
         if isinstance(kernel.frozen, nnx.Module):
@@ -90,7 +103,7 @@ def fuse_lora(model: Tree) -> Tree:
     return map_kernels(model, fuse)
 
 
-def scaling_of(model: Any) -> float | None:
+def scaling_of(model: PyTree) -> float | None:
     """Returns the scaling of a model's adapters; None if it has none.
 
     Raises:
@@ -113,11 +126,11 @@ def share_adapters(model: Tree) -> Tree:
     return with_leaves(model, leaves)
 
 
-def adapters(model: Any) -> dict[str, Any]:
+def adapters(model: PyTree) -> dict[str, Any]:
     """Returns the arrays (or shapes) of all adapters by name."""
     return {name: x for name, x in named_leaves(model).items() if ADAPTER.search(name)}
 
 
-def with_adapters(model: Tree, trained: dict[str, Any]) -> Tree:
+def with_adapters(model: Tree, trained: Mapping[str, object]) -> Tree:
     """Returns the model with its adapters from a table."""
-    return with_leaves(model, named_leaves(model) | trained)
+    return with_leaves(model, {**named_leaves(model), **trained})

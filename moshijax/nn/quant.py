@@ -5,15 +5,16 @@ inputs: an offset and a step for each block and output (Moshi, section 5.5).
 """
 
 import functools
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from moshijax.kernels.quant_matmul import multiply_blocks, multiply_integers
-from moshijax.nn.linear import map_kernels
+from moshijax.nn.linear import Kernel, map_kernels
 
 
 Tree = TypeVar("Tree")
@@ -42,8 +43,8 @@ class Quantised(nnx.Module):
         return len(self.shape)
 
     @property
-    def dtype(self) -> Any:
-        """The type of what is not quantised."""
+    def dtype(self) -> np.dtype:
+        """The type of the scale: that of the model before it was quantised."""
         return self.scale.dtype
 
 
@@ -100,10 +101,10 @@ def quantize(model: Tree, bits: int = 8, block: int | None = None) -> Tree:
     if bits not in DTYPES:
         raise ValueError(f"{bits} bits: take 8 or 4.")
 
-    def change(name: str, kernel: Any) -> Any:
+    def change(name: str, kernel: Kernel) -> Kernel:
         if isinstance(kernel, Quantised) or any(word in name.split("/") for word in WHOLE):
             return kernel
-        if isinstance(kernel, nnx.Module):
+        if not isinstance(kernel, nnx.Param):
             raise ValueError(f"{name} has an adapter: fuse it first, or quantise before adding it.")
         if block is None and bits == 8:
             return PerChannel(*_channels(kernel[...]))
@@ -119,7 +120,7 @@ def quantize(model: Tree, bits: int = 8, block: int | None = None) -> Tree:
     return map_kernels(model, change)
 
 
-def bits_of(model: Any) -> set[int]:
+def bits_of(model: PyTree) -> set[int]:
     """Returns the bits that kernels of a model have, where it is quantised."""
     nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Quantised))
     bits = {jnp.dtype(dtype): number for number, dtype in DTYPES.items()}
@@ -129,7 +130,7 @@ def bits_of(model: Any) -> set[int]:
 def dequantize(model: Tree) -> Tree:
     """Returns the model with arrays as kernels again, in float32."""
 
-    def change(_: str, kernel: Any) -> Any:
+    def change(_: str, kernel: Kernel) -> Kernel:
         return nnx.Param(kernel.array()) if isinstance(kernel, PerChannel | PerBlock) else kernel
 
     return map_kernels(model, change)

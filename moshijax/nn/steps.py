@@ -5,7 +5,7 @@ Moshi's depth transformer has them, one set for each codebook or group of codebo
 fastest.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from moshijax.nn.linear import Linear, truncated, uniform
 from moshijax.nn.rows import gather_table
+
+
+Linears = Linear | Sequence[Linear]  # stacked along a first axis, or a list
 
 
 def make_linears(number: int, in_features: int, out_features: int, rngs: nnx.Rngs) -> Linear:
@@ -28,14 +31,14 @@ def make_linears(number: int, in_features: int, out_features: int, rngs: nnx.Rng
 
 
 def map_steps(
-    linears: Any, x: Float[Array, "B K C"], sets: tuple[int, ...]
+    linears: Linears, x: Float[Array, "B K C"], sets: tuple[int, ...]
 ) -> Float[Array, "B K D"]:
     """Maps `x[:, i]` by the linear map number `sets[i]` of a stack or a list of them."""
     if not isinstance(linears, Linear):
         parts = [linears[which](x[:, i : i + 1]) for i, which in enumerate(sets)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
     chosen = jax.tree.map(lambda leaf: _take(leaf, sets), linears)
-    if isinstance(chosen.kernel, nnx.Module):
+    if not isinstance(chosen.kernel, nnx.Param):
         each = jax.vmap(lambda linear, x: linear(x[:, None])[:, 0], in_axes=(0, 1), out_axes=1)
         return each(chosen, x)
     return jnp.einsum("bkc,kcd->bkd", x, chosen.kernel[...].astype(x.dtype))
@@ -99,8 +102,10 @@ class CodeEmbeddings(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.table = nnx.Param(_table(rngs.params(), (number, num_entries, low_rank or dim)))
-        low = low_rank is not None and number > 0
-        self.low_rank: Any = make_linears(number, low_rank, dim, rngs) if low else None
+        low = None if low_rank is None or not number else low_rank
+        self.low_rank: Linears | None = (
+            None if low is None else make_linears(number, low, dim, rngs)
+        )
 
     def __call__(
         self, codes: Int[Array, "*B K"], tables: tuple[int, ...]

@@ -17,17 +17,19 @@ A module that looks beyond the present frame is one pure function, `y, state = m
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, PyTree
 
 
-State = Any  # A tree of arrays, or None.
+State = PyTree[Array]  # None: x is the whole stream.
+S = TypeVar("S")
+Result = TypeVar("Result")
 
 
-def batch_axes(init_state: Callable[[int], State]) -> State:
+def batch_axes(init_state: Callable[[int], State]) -> PyTree[int]:
     """Returns a tree like the state that holds the position of each leaf's batch axis."""
 
     def axis(one: jax.ShapeDtypeStruct, two: jax.ShapeDtypeStruct) -> int:
@@ -45,25 +47,27 @@ def pick_rows(rows: Bool[Array, "B"], chosen: Array, other: Array, axis: int) ->
     return jnp.where(rows.reshape(shape), chosen, other)
 
 
-def select_rows(rows: Bool[Array, "B"], chosen: State, other: State, axes: State) -> State:
+def select_rows(rows: Bool[Array, "B"], chosen: S, other: S, axes: PyTree[int]) -> S:
     """Takes from one state the rows marked True, and the rest from another."""
     return jax.tree.map(lambda c, o, axis: pick_rows(rows, c, o, axis), chosen, other, axes)
 
 
-def hold_rows(active: Bool[Array, "B"], new: State, old: State, axes: State) -> State:
+def hold_rows(active: Bool[Array, "B"], new: S, old: S, axes: PyTree[int]) -> S:
     """Advances the active rows only, without copying caches.
 
     A state with a method `hold` decides for itself. What a row is fed while it sits out is
     forgotten, but must be finite.
     """
 
-    def hold(new: Any, old: Any, axes: Any) -> Any:
+    def hold(new: State, old: State, axes: PyTree[int]) -> State:
         return new.hold(active, old, axes) if _holds(new) else pick_rows(active, new, old, axes)
 
     return jax.tree.map(hold, new, old, axes, is_leaf=_holds)
 
 
-def make_step(function: Callable[..., Any], model: Any, *, donated: int = 1) -> Callable[..., Any]:
+def make_step(
+    function: Callable[..., Result], model: PyTree[Array], *, donated: int = 1
+) -> Callable[..., Result]:
     """Compiles `function(model, x, state)` for a live stream, as `step(x, state)`.
 
     The state, or whichever argument of the step is named, is donated: each may be used once. The
@@ -71,11 +75,11 @@ def make_step(function: Callable[..., Any], model: Any, *, donated: int = 1) -> 
     """
     leaves, tree = jax.tree.flatten(model)
 
-    def run(leaves: list[Array], *args: Any) -> Any:
+    def run(leaves: list[Array], *args: PyTree[Array]) -> Result:
         return function(jax.tree.unflatten(tree, leaves), *args)
 
     return functools.partial(jax.jit(run, donate_argnums=1 + donated), leaves)
 
 
-def _holds(state: Any) -> bool:
+def _holds(state: object) -> bool:
     return hasattr(state, "hold")

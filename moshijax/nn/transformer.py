@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Protocol, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from moshijax.nn.streaming import State
 
 
 Tree = TypeVar("Tree")
+
+Sources = Source | tuple[Source, ...]  # of all layers: stacked, or one each
 
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
 
@@ -166,14 +168,14 @@ class Transformer(nnx.Module):
             return jax.vmap(lambda layer: layer.init_state(batch_size, max_chunk))(self.layers)
         return tuple(layer.init_state(batch_size, max_chunk) for layer in self.layers)
 
-    def sources(self, source: Float[Array, "B S D"]) -> State:
+    def sources(self, source: Float[Array, "B S D"]) -> Sources:
         """Returns what each layer's cross-attention reads of a source, for all its frames."""
         if isinstance(self.layers, Block):
             return jax.vmap(lambda layer: layer.cross.read(source))(self.layers)
         return tuple(layer.cross.read(source) for layer in self.layers)
 
     def __call__(
-        self, x: Float[Array, "B T D"], state: State = None, sources: State = None
+        self, x: Float[Array, "B T D"], state: State = None, sources: Sources | None = None
     ) -> tuple[Float[Array, "B T D"], State]:
         """Transforms one chunk."""
         if isinstance(self.layers, Block):
@@ -189,12 +191,18 @@ class Transformer(nnx.Module):
         return x, None if state is None else tuple(states)
 
 
-def is_layer(node: Any) -> bool:
+class Layer(Protocol):
+    """What blocks of all transformers have."""
+
+    attention_norm: LayerNorm | RMSNorm
+
+
+def is_layer(node: object) -> TypeGuard[Layer]:
     """Whether a node is a block of some transformer, or a stack of them."""
     return isinstance(node, nnx.Module) and hasattr(node, "attention_norm")
 
 
-def is_linear(node: Any) -> bool:
+def is_linear(node: object) -> TypeGuard[Linear]:
     """Whether a node is a linear map, or a stack of them."""
     return isinstance(node, Linear)
 
@@ -202,17 +210,17 @@ def is_linear(node: Any) -> bool:
 def unstack(model: Tree) -> Tree:
     """Makes lists of every stack of blocks and of linear maps, which run fastest on a CPU."""
 
-    def split_layers(node: Any) -> Any:
+    def split_layers(node: object) -> object:
         return _split(node, node.attention_norm.scale.ndim - 1) if is_layer(node) else node
 
-    def split_linears(node: Any) -> Any:
+    def split_linears(node: object) -> object:
         return _split(node, node.kernel.ndim - 2) if is_linear(node) else node
 
     model = jax.tree.map(split_layers, model, is_leaf=is_layer)
     return jax.tree.map(split_linears, model, is_leaf=is_linear)
 
 
-def _split(node: Any, stacked: int) -> Any:
+def _split(node: object, stacked: int) -> object:
     if not stacked:
         return node
     length = jax.tree.leaves(node)[0].shape[0]
@@ -223,10 +231,12 @@ def stack(model: Tree) -> Tree:
     """Makes one stack of every list of blocks or linear maps: the inverse of `unstack`."""
     for kind in (is_linear, is_layer):
 
-        def is_list(node: Any, kind: Callable[[Any], bool] = kind) -> bool:
+        def is_list(node: object, kind: Callable[[object], bool] = kind) -> TypeGuard[nnx.List]:
             return isinstance(node, nnx.List) and len(node) > 0 and kind(node[0])
 
-        def join(node: Any, is_list: Callable[[Any], bool] = is_list) -> Any:
+        def join(
+            node: object, is_list: Callable[[object], TypeGuard[nnx.List]] = is_list
+        ) -> object:
             return jax.tree.map(lambda *leaves: jnp.stack(leaves), *node) if is_list(node) else node
 
         model = jax.tree.map(join, model, is_leaf=is_list)

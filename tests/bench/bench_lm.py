@@ -62,10 +62,10 @@ def jax_run(preset, batch, said, int8=False):
     ended = [cache._replace(end=cache.end + said) for cache in state.temporal]
     box = [state._replace(temporal=tuple(ended), frames=state.frames + said)]
     step, key = make_step(model), jax.random.key(0)
-    given = jnp.zeros((batch, model.config.num_given), jnp.int32)
+    user_codes = jnp.zeros((batch, model.config.num_user_codebooks), jnp.int32)
 
     def run():
-        frame, box[0] = step(box[0], given, Settings(), key)
+        frame, box[0] = step(box[0], user_codes, Settings(), key)
         frame.codes.block_until_ready()
 
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
@@ -90,8 +90,8 @@ def torch_run(preset, batch, threads):
     config = PRESETS[preset]
     generator = LMGen(torch_lm.load(None, config))
     generator.streaming_forever(batch)
-    given = torch.zeros((batch, config.num_given, 1), dtype=torch.long)
-    return lambda: generator.step(given)
+    user_codes = torch.zeros((batch, config.num_user_codebooks, 1), dtype=torch.long)
+    return lambda: generator.step(user_codes)
 
 
 def measure(runs, repeats):

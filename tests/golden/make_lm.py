@@ -32,10 +32,16 @@ def make() -> None:
             torch_model = torch_lm.load(path, config)
         codes = random_codes(config, 2, LENGTH)
         text, _, audio, _ = torch_lm.logits(torch_model, codes, rows)
-        given = random_codes(config, 2, FRAMES, 3, zeros=False)[:, 1 + config.num_generated :]
+        user_codes = random_codes(config, 2, FRAMES, 3, zeros=False)[:, 1 + config.num_generated :]
         still = np.zeros((FRAMES, 2), bool)
-        rolled, _ = torch_lm.roll_out(torch_model, given, still, ~still, rows)
-        found = {"codes": codes, "text": text, "audio": audio, "given": given, "rolled": rolled}
+        rolled, _ = torch_lm.roll_out(torch_model, user_codes, still, ~still, rows)
+        found = {
+            "codes": codes,
+            "text": text,
+            "audio": audio,
+            "given": user_codes,
+            "rolled": rolled,
+        }
         # Rounded, so that the file stays small.
         found |= {k: np.nan_to_num(found[k]).round(4).astype(np.float32) for k in ("text", "audio")}
         arrays |= {f"{name}:{key}": array for key, array in found.items()}

@@ -16,11 +16,11 @@ from tests.lm_models import random_model
 
 PATH = pathlib.Path(__file__).parent / "lm.npz"
 GREEDY = live.Settings(text=Sampling(0.0, 1), audio=Sampling(0.0, 1))
-logits = jax.jit(lambda model, codes, given: model.logits(codes, given))
+logits = jax.jit(lambda model, codes, conditions: model.logits(codes, conditions))
 generate = jax.jit(live.generate)
 
 
-def given_of(config):
+def conditions_of(config):
     return {c.name: read_values(c, ["very_good", None]) for c in config.conditions}
 
 
@@ -33,7 +33,7 @@ def golden(request):
 
 def test_logits_are_those_recorded(golden):
     model, recorded = golden
-    ours = logits(model, jnp.asarray(recorded["codes"]), given_of(model.config))
+    ours = logits(model, jnp.asarray(recorded["codes"]), conditions_of(model.config))
     text, audio = np.asarray(ours.text_mask), np.asarray(ours.audio_mask)
     np.testing.assert_allclose(ours.text[text], recorded["text"][text], atol=1e-4)
     np.testing.assert_allclose(ours.audio[audio], recorded["audio"][audio], atol=1e-4)
@@ -42,8 +42,8 @@ def test_logits_are_those_recorded(golden):
 def test_roll_out_is_the_one_recorded(golden):
     model, recorded = golden
     model = unstack(model)
-    conditions = model.prepare(given_of(model.config))
-    context = live.Context(conditions.added, model.sources(conditions))
+    prepared = model.prepare(conditions_of(model.config))
+    context = live.Context(prepared.added, model.sources(prepared))
     codes, _ = generate(
         model,
         live.init_state(model, 2),

@@ -50,8 +50,8 @@ def test_streamed_logits_are_those_of_training_on_the_roll_out():
     frames = streamed(GREEDY)
     chosen = np.stack([frame.chosen for frame in frames], 2)
     # What step s heard was the user's frame s, which training has as frame s - 1.
-    given = np.concatenate([user()[:, :, 1:], user()[:, :, :1]], 2)
-    late = np.asarray(delay(jnp.asarray(given), config.delays[9:], config.initial[9:]))
+    heard = np.concatenate([user()[:, :, 1:], user()[:, :, :1]], 2)
+    late = np.asarray(delay(jnp.asarray(heard), config.delays[9:], config.initial[9:]))
     own = chosen.copy()
     own[:, 2:, 0] = config.codebook_size  # Before a stream begins it holds its initial code.
     delayed = np.concatenate([own, late], axis=1)
@@ -79,14 +79,14 @@ def test_forced_codes_take_the_place_of_sampled_ones():
 
 def test_padding_bonus_and_penalty_change_the_text():
     state = live.init_state(model, 2)
-    given, key = jnp.zeros((2, 8), jnp.int32), jax.random.key(5)
+    user_codes, key = jnp.zeros((2, 8), jnp.int32), jax.random.key(5)
     settings = live.Settings(Sampling(0.0, 1), Sampling(0.0, 1), padding_bonus=100.0)
-    frame, _ = step(model, state, given, settings, key)
+    frame, _ = step(model, state, user_codes, settings, key)
     assert (frame.chosen[:, 0] == config.text_padding).all()
-    free, _ = step(model, state, given, GREEDY, key)
+    free, _ = step(model, state, user_codes, GREEDY, key)
     recent = jnp.broadcast_to(free.chosen[:, :1], state.recent.shape)
     settings = live.Settings(Sampling(0.0, 1), Sampling(0.0, 1), repetition_penalty=100.0)
-    frame, _ = step(model, state._replace(recent=recent), given, settings, key)
+    frame, _ = step(model, state._replace(recent=recent), user_codes, settings, key)
     assert (frame.chosen[:, 0] != free.chosen[:, 0]).any()
 
 
@@ -95,8 +95,8 @@ def test_every_row_is_guided_by_its_own_scale():
         settings = live.Settings(Sampling(0.0, 1), Sampling(0.0, 1), live.Guidance(scale, blind))
         state, frames = live.init_state(model, 2, guided=True), []
         for t in range(4):
-            given = jnp.asarray(user()[:, :, t])
-            frame, state = step(model, state, given, settings, jax.random.key(0))
+            user_codes = jnp.asarray(user()[:, :, t])
+            frame, state = step(model, state, user_codes, settings, jax.random.key(0))
             frames.append(frame.chosen)
         return np.stack(frames)
 
@@ -109,21 +109,21 @@ def test_every_row_is_guided_by_its_own_scale():
 
 def test_compiled_step_is_the_step():
     compiled = make_step(model)
-    given, key = jnp.zeros((2, 8), jnp.int32), jax.random.key(5)
-    a, after = compiled(live.init_state(model, 2), given, GREEDY, key)
-    b, _ = step(model, live.init_state(model, 2), given, GREEDY, key)
+    user_codes, key = jnp.zeros((2, 8), jnp.int32), jax.random.key(5)
+    a, after = compiled(live.init_state(model, 2), user_codes, GREEDY, key)
+    b, _ = step(model, live.init_state(model, 2), user_codes, GREEDY, key)
     np.testing.assert_array_equal(a.chosen, b.chosen)
-    compiled(after, given, GREEDY, key)
+    compiled(after, user_codes, GREEDY, key)
     assert after.codes.is_deleted()
 
 
 @pytest.mark.parametrize(
-    ("given", "settings", "message"),
+    ("user_codes", "settings", "message"),
     [
         (jnp.zeros((2, 7), jnp.int32), GREEDY, "7 codebooks, the model hears 8"),
         (jnp.zeros((2, 8), jnp.int32), live.Settings(guidance=live.Guidance(2.0)), "go together"),
     ],
 )
-def test_what_does_not_fit_is_named(given, settings, message):
+def test_what_does_not_fit_is_named(user_codes, settings, message):
     with pytest.raises(ValueError, match=message):
-        live.step(model, live.init_state(model, 2), given, settings, jax.random.key(0))
+        live.step(model, live.init_state(model, 2), user_codes, settings, jax.random.key(0))

@@ -90,8 +90,8 @@ def test_kernels_of_few_bits_keep_their_types(bits, block):
         assert kept.dtype == leaf.dtype, name
         np.testing.assert_array_equal(kept.astype(jnp.float32), leaf.astype(jnp.float32))
     text = random_codes(wide.config, 2, 12)
-    given = {c.name: read_values(c, ["very_good", None]) for c in wide.config.conditions}
-    want, found = (m.logits(jnp.asarray(text), given).text for m in (wide, narrow))
+    conditions = {c.name: read_values(c, ["very_good", None]) for c in wide.config.conditions}
+    want, found = (m.logits(jnp.asarray(text), conditions).text for m in (wide, narrow))
     assert found.dtype == jnp.float32
     assert np.abs(found - want).mean() < 0.05
 
@@ -116,7 +116,7 @@ def test_unknown_conditions_are_named():
     with pytest.raises(ValueError, match=r"the model has \['description'\]"):
         hibiki.prepare({})
     with pytest.raises(ValueError, match="the model has none"):
-        model.prepare({"description": None})
+        model.prepare({"description": read_values(hibiki.config.conditions[0], ["very_good"])})
     config = random_model("tts_1_6b").config.conditions[1]
     with pytest.raises(ValueError, match=r"condition cfg: '9' is unknown; known are 1\.0, 1\.5"):
         read_values(config, ["9"])

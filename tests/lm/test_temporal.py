@@ -30,15 +30,14 @@ def test_rows_restart_and_pause():
 
 def test_a_source_is_attended_to_in_every_chunk():
     model = random_model("tts_1_6b")
-    given = {
+    conditions = {
         "speaker_wavs": Vectors(
             jax.random.normal(jax.random.key(2), (2, 5, 12)), jnp.ones((2, 5), bool)
         ),
         "cfg": read_values(model.config.conditions[1], ["1.5", None]),
         "control": read_values(model.config.conditions[2], ["ok", "ok"]),
     }
-    conditions = model.prepare(given)
-    sources = model.sources(conditions)
+    sources = model.sources(model.prepare(conditions))
     transformer = model.temporal.transformer
 
     def run(transformer, x, state):

@@ -33,15 +33,15 @@ OPTIMISED = [
 ]
 GREEDY = live.Settings(text=Sampling(0.0, 1), audio=Sampling(0.0, 1))
 
-logits = jax.jit(lambda model, codes, given: model.logits(codes, given))
+logits = jax.jit(lambda model, codes, conditions: model.logits(codes, conditions))
 loss = jax.jit(lm_loss, static_argnums=2)
-prepare = jax.jit(lambda model, given: context_of(model, given))
+prepare = jax.jit(lambda model, conditions: context_of(model, conditions))
 step = jax.jit(live.step)
 
 
-def context_of(model, given):
-    conditions = model.prepare(given)
-    return live.Context(conditions.added, model.sources(conditions))
+def context_of(model, conditions):
+    prepared = model.prepare(conditions)
+    return live.Context(prepared.added, model.sources(prepared))
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +66,17 @@ def rows_of(config, batch, seed=0):
     return [{c.name: one(c, row) for c in config.conditions} for row in range(batch)]
 
 
-def given_of(config, rows):
+def conditions_of(config, rows):
     """The same conditions as ours takes them."""
-    given = {}
+    conditions = {}
     for c in config.conditions:
         column = [row[c.name] for row in rows]
         if c.num_values is None:
             vectors = jnp.stack([jnp.asarray(v) for v in column])
-            given[c.name] = Vectors(vectors, jnp.ones(vectors.shape[:2], bool))
+            conditions[c.name] = Vectors(vectors, jnp.ones(vectors.shape[:2], bool))
         else:
-            given[c.name] = read_values(c, column)
-    return given
+            conditions[c.name] = read_values(c, column)
+    return conditions
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,7 +86,7 @@ def test_training_logits_and_masks_are_those_of_pytorch(name, path):
     codes = random_codes(config, 2, LENGTH)
     rows = rows_of(config, 2) if config.conditions else None
     text, text_mask, audio, mask = torch_lm.logits(torch_lm.load(path(name), config), codes, rows)
-    ours = logits(model, jnp.asarray(codes), given_of(config, rows) if rows else {})
+    ours = logits(model, jnp.asarray(codes), conditions_of(config, rows) if rows else {})
     np.testing.assert_array_equal(ours.text_mask, text_mask)
     np.testing.assert_allclose(ours.text[text_mask], text[text_mask], atol=1e-5)
     assert text[text_mask].std() > 0.3
@@ -132,16 +132,16 @@ def test_losses_are_those_of_the_logits_of_pytorch(form, path):
         np.testing.assert_allclose(ours, want.item(), rtol=1e-5)
 
 
-def roll_out(model, given, resets, active, settings, context, guided=False):
-    state = live.init_state(model, given.shape[0], guided=guided)
+def roll_out(model, user_codes, resets, active, settings, context, guided=False):
+    state = live.init_state(model, user_codes.shape[0], guided=guided)
     frames, pauses = [], []
-    for t in range(given.shape[2]):
+    for t in range(user_codes.shape[2]):
         if resets[t].any():
             state = live.restart(model, jnp.asarray(resets[t]), state)
         frame, state = step(
             model,
             state,
-            jnp.asarray(given[:, :, t]),
+            jnp.asarray(user_codes[:, :, t]),
             settings,
             jax.random.key(t),
             context=context,
@@ -169,14 +169,14 @@ def users_codes(config):
 def test_greedy_roll_out_is_that_of_pytorch(name, path):
     model = unstack(random_model(name))
     config = model.config
-    given = users_codes(config)
+    user_codes = users_codes(config)
     resets, active = schedule()
     rows = rows_of(config, 2) if config.conditions else None
     theirs, heads = torch_lm.roll_out(
-        torch_lm.load(path(name), config), given, resets, active, rows
+        torch_lm.load(path(name), config), user_codes, resets, active, rows
     )
-    context = prepare(model, given_of(config, rows)) if rows else None
-    ours, pauses = roll_out(model, given, resets, active, GREEDY, context)
+    context = prepare(model, conditions_of(config, rows)) if rows else None
+    ours, pauses = roll_out(model, user_codes, resets, active, GREEDY, context)
     valid = (theirs != UNGENERATED).all(1)
     assert valid.mean() > 0.8
     np.testing.assert_array_equal(ours, theirs)
@@ -192,12 +192,12 @@ def test_guided_roll_out_is_that_of_pytorch(mode, path):
     name = "hibiki_1b" if mode == "conditions" else "moshi_7b"
     model = unstack(random_model(name))
     config = model.config
-    given = users_codes(config)
+    user_codes = users_codes(config)
     resets, active = schedule()
     rows, context, options, guidance = None, None, {}, live.Guidance(2.5)
     if mode == "conditions":
         rows = rows_of(config, 2) + rows_of(config, 2, seed=1)
-        context = prepare(model, given_of(config, rows))
+        context = prepare(model, conditions_of(config, rows))
     elif mode == "blind":
         options = {"cfg_is_masked_until": [20, 7]}
         guidance = live.Guidance(2.5, jnp.array([20, 7]))
@@ -205,11 +205,13 @@ def test_guided_roll_out_is_that_of_pytorch(mode, path):
         options = {"cfg_is_no_text": True}
         guidance = live.Guidance(2.5, no_text=True)
     torch_model = torch_lm.load(path(name), config)
-    theirs, _ = torch_lm.roll_out(torch_model, given, resets, active, rows, cfg_coef=2.5, **options)
+    theirs, _ = torch_lm.roll_out(
+        torch_model, user_codes, resets, active, rows, cfg_coef=2.5, **options
+    )
     settings = dataclasses.replace(GREEDY, guidance=guidance)
-    ours, _ = roll_out(model, given, resets, active, settings, context, guided=True)
+    ours, _ = roll_out(model, user_codes, resets, active, settings, context, guided=True)
     np.testing.assert_array_equal(ours, theirs)
     plain, _ = roll_out(
-        model, given, resets, active, GREEDY, context and live.Context(context.added[:2], None)
+        model, user_codes, resets, active, GREEDY, context and live.Context(context.added[:2], None)
     )
     assert (plain != ours).any()

@@ -28,7 +28,7 @@ pytestmark = [
 
 RANK, SCALING = 3, 2.0
 VALUES = ["very_good", None]
-logits = jax.jit(lambda model, codes, given: model.logits(codes, given))
+logits = jax.jit(lambda model, codes, conditions: model.logits(codes, conditions))
 
 
 @functools.cache
@@ -62,9 +62,9 @@ def assert_same_logits(model, reference):
     config = model.config
     codes = random_codes(config, 2, 12)
     rows = [{c.name: value for c in config.conditions} for value in VALUES]
-    given = {c.name: read_values(c, VALUES) for c in config.conditions}
+    conditions = {c.name: read_values(c, VALUES) for c in config.conditions}
     text, text_mask, audio, audio_mask = torch_lm.logits(reference, codes, rows)
-    ours = logits(model, codes, given)
+    ours = logits(model, codes, conditions)
     np.testing.assert_allclose(ours.text[text_mask], text[text_mask], atol=1e-5)
     if audio is not None:
         np.testing.assert_allclose(ours.audio[audio_mask], audio[audio_mask], atol=1e-5)

@@ -50,11 +50,11 @@ def conditions(model, rows):
 
 def logits(model, codes, rows=None):
     """Text logits and mask; audio logits and mask where there is a depth transformer."""
-    given = None if rows is None else conditions(model, rows)
+    fused = None if rows is None else conditions(model, rows)
     codes = torch.from_numpy(codes).long()
     with torch.no_grad():
         if model.depformer is not None:
-            out = model(codes, given)
+            out = model(codes, fused)
             return (
                 out.text_logits[:, 0].numpy(),
                 out.text_mask[:, 0].numpy(),
@@ -67,9 +67,9 @@ def logits(model, codes, rows=None):
         return text[:, 0].numpy(), (codes[:, 0] != -1).numpy(), None, None
 
 
-def roll_out(model, given, resets, active, rows=None, on_text=None, **options):
-    """Greedy codes [B, G, T] of frames given [B, Q, T]; some rows restart or sit out."""
-    batch, _, length = given.shape
+def roll_out(model, user_codes, resets, active, rows=None, on_text=None, **options):
+    """Greedy codes [B, K_own, T] of the user's [B, K_user, T]; some rows restart or sit out."""
+    batch, _, length = user_codes.shape
     prepared = None if rows is None else conditions(model, rows)
     generator = LMGen(
         model,
@@ -88,7 +88,7 @@ def roll_out(model, given, resets, active, rows=None, on_text=None, **options):
             # Past the first frames the counter that `reset` zeroes would withhold every row.
             generator._streaming_state.offset_cpu = 1000
             out, heads = generator.step_with_extra_heads(
-                torch.from_numpy(given[:, :, t : t + 1]).long()
+                torch.from_numpy(user_codes[:, :, t : t + 1]).long()
             )
             frames.append(out[:, :, 0].numpy())
             pauses.append([head[:, 0].numpy() for head in heads])

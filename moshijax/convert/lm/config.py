@@ -96,7 +96,7 @@ def _model_type(config: MoshiConfig) -> str:
         return "hibiki"
     if config.depth is None:
         return "stt" if config.num_codebooks else "helium"
-    return "moshi" if config.num_given else "tts"
+    return "moshi" if config.num_user_codebooks else "tts"
 
 
 def _depth_fields(depth: DepthConfig) -> dict[str, Json]:

@@ -12,15 +12,14 @@ from collections.abc import Container, Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from moshijax.convert.lm.names import stacked
 from moshijax.convert.tables import find
 from moshijax.convert.transforms import LINEAR, Entry, Transform
 from moshijax.convert.weights import Weights
 from moshijax.lm.moshi import Moshi
-from moshijax.nn.linear import map_kernels
-from moshijax.nn.lora import Lora
+from moshijax.nn.linear import Kernel, map_kernels
+from moshijax.nn.lora import adapt
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.quant import PerChannel
 
@@ -95,9 +94,9 @@ def arrange(file: Weights, table: Iterable[Entry], model: Moshi, scaling: float)
         elif entry.name not in file or file.entries[entry.name].dtype != np.int8:
             floating |= names
 
-    def change(name: str, kernel: nnx.Param) -> nnx.Param | Lora | PerChannel:
+    def change(name: str, kernel: Kernel) -> Kernel:
         if name in ranks:
-            return Lora(kernel, ranks[name], scaling, jax.random.key(0))
+            return adapt(name, kernel, ranks[name], scaling, jax.random.key(0))
         if name in quantised or name not in floating:
             *stack, inputs, outputs = kernel.shape
             values = jnp.zeros((*stack, inputs, outputs), jnp.int8)

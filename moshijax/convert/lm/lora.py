@@ -19,7 +19,7 @@ from moshijax.convert.weights import ADAPTERS, Weights, open_weights
 from moshijax.lm.config import MoshiConfig
 from moshijax.lm.moshi import Moshi
 from moshijax.nn.linear import map_kernels
-from moshijax.nn.lora import Lora, adapters
+from moshijax.nn.lora import adapt, adapters
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.system.errors import UserError
 
@@ -59,11 +59,11 @@ def load_lora(
     linears = filter(is_linear, entries(model.config, layout))
     rank = next(filter(None, (rank_of(file, entry) for entry in linears)), 1)
 
-    def adapt(model: Moshi) -> Moshi:
+    def adapted(model: Moshi) -> Moshi:
         key = jax.random.key(0)
-        return map_kernels(model, lambda _, kernel: Lora(kernel, rank, scaling, key))
+        return map_kernels(model, lambda name, kernel: adapt(name, kernel, rank, scaling, key))
 
-    shapes = jax.eval_shape(adapt, model)
+    shapes = jax.eval_shape(adapted, model)
     whole = whole_tensors(file, entries(model.config, layout), shapes)
     if found := faults(file, tables[layout] + whole, named_leaves(shapes)):
         raise UserError(
