@@ -31,7 +31,7 @@ class Codebook(nnx.Module):
         self.usage = Average(jnp.ones(size))
         self.initialized = Average(jnp.zeros(1))  # 1 once the vectors come from data
 
-    def vectors(self) -> Float[Array, "V E"]:
+    def vectors(self) -> Float[Array, "V D_code"]:
         """Returns the means."""
         usage = jnp.maximum(self.usage[...], MIN_USAGE)
         return self.embedding_sum[...] / usage[:, None]
@@ -48,7 +48,7 @@ class FrozenCodebook(nnx.Module):
         self.table = nnx.Param(codebook.vectors())
         self.offsets = nnx.Param(codebook.half_squares())
 
-    def vectors(self) -> Float[Array, "V E"]:
+    def vectors(self) -> Float[Array, "V D_code"]:
         """Returns the vectors."""
         return self.table[...]
 
@@ -66,10 +66,12 @@ def freeze_codebooks(model: Tree) -> Tree:
     return jax.tree.map(freeze, model, is_leaf=lambda node: isinstance(node, Codebook))
 
 
-def nearest(x: Float[Array, "B T E"], codebook: Codebook | FrozenCodebook) -> Int[Array, "B T"]:
+def nearest(
+    x: Float[Array, "B T D_code"], codebook: Codebook | FrozenCodebook
+) -> Int[Array, "B T"]:
     """Returns the entry nearest to each vector, the first of equals."""
     # |x - c|^2 / 2 without the part that is the same for all c.
-    scores = jnp.einsum("bte,ve->btv", x, codebook.vectors(), precision="highest")
+    scores = jnp.einsum("btd,vd->btv", x, codebook.vectors(), precision="highest")
     return jnp.argmax(scores - codebook.half_squares()[None, None], axis=-1)
 
 

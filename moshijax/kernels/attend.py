@@ -23,6 +23,7 @@ def _at_once(
     mask: Bool[Array, "#B T S"],
 ) -> Float[Array, "B T N H"]:
     scale = q.shape[-1] ** -0.5
+    # [B, N, T, S]: by head, each of the T queries with each of the S keys.
     logits = jnp.einsum("btnh,bnhs->bnts", q * scale, k, preferred_element_type=jnp.float32)
     logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
@@ -57,7 +58,7 @@ def attend(
 
 
 def within(ages: Int[Array, "*T S"], context: int) -> Bool[Array, "*T S"]:
-    """Whether keys of these ages, in frames, are of the last `context` ones."""
+    """Whether a key is seen: `ages` are the query's position minus the key's, in frames."""
     return (ages >= 0) & (ages < context)
 
 
@@ -87,6 +88,7 @@ def _banded(
     length = q.shape[1]
     blocks = -(-length // context)
     after = blocks * context - length
+    # Keys begin with a block of zeros: block i of the queries needs blocks i and i + 1 of them.
     none, pad = (0, 0), (context, after)
     starts = jnp.arange(blocks) * context
     ages = context + jnp.arange(context)[:, None] - jnp.arange(2 * context)[None]
@@ -95,8 +97,8 @@ def _banded(
 
     def block(start: Int[Array, ""]) -> Float[Array, "B T_block N H"]:
         cut = jax.lax.dynamic_slice_in_dim
-        written = start + jnp.arange(2 * context)[None] >= context
-        mask = within(ages, context) & written
+        real = start + jnp.arange(2 * context)[None] >= context  # not the zeros before the stream
+        mask = within(ages, context) & real
         keys, values = cut(k, start, 2 * context, 3), cut(v, start, 2 * context, 2)
         return attend(cut(q, start, context, 1), keys, values, mask[None])
 
@@ -140,7 +142,7 @@ def _by_sums(
     """
     wide = jnp.float32
     products = q.astype(wide)[:, :, None] * k.astype(wide)[:, None]  # [B, T, S, N, H]
-    logits = products.sum(-1) * q.shape[-1] ** -0.5
+    logits = products.sum(-1) * q.shape[-1] ** -0.5  # [B, T, S, N]
     logits = jnp.where(mask[..., None], logits, jnp.finfo(wide).min)
     weights = jax.nn.softmax(logits, axis=2).astype(v.dtype)
     y = (weights.astype(wide)[..., None] * v.astype(wide)[:, None]).sum(2)

@@ -38,8 +38,9 @@ def _scatter(
     v: Float[Array, "B T N H"],
     positions: Int[Array, "B S"],
 ) -> KVCache:
-    rows = jnp.arange(k.shape[0])[:, None]
+    rows = jnp.arange(k.shape[0])[:, None]  # [B, 1], with slots [B, T]
     slots = (cache.end[:, None] + jnp.arange(k.shape[1])[None]) % positions.shape[1]
+    # Index arrays with slices between them put their own axes first: both take [B, T, N, H].
     return KVCache(
         cache.k.at[rows, :, :, slots].set(k, unique_indices=True),
         cache.v.at[rows, :, slots].set(v, unique_indices=True),

@@ -31,6 +31,7 @@ def _by_product(
     swap[first + 1, first], swap[first, first + 1] = -1, 1
     # Each sum has one term that is not zero, so the product is exact.
     exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    # j: the place in the head that h is moved to.
     turned = jnp.einsum("btnh,hj->btnj", x, jnp.asarray(swap, x.dtype), precision=exact)
     cos, sin = (jnp.repeat(a, 2, axis=-1) for a in (cos, sin))
     y = x.astype(jnp.float32) * cos + turned.astype(jnp.float32) * sin

@@ -13,9 +13,12 @@ Feed = Callable[[np.ndarray], np.ndarray]
 
 
 def encoder(mimi: Mimi, num_codebooks: int, chunk_frames: int) -> Feed:
-    """Returns a function that takes the samples of a stream, and returns their codes [K, T].
+    """Returns a function from the next samples of one stream to their codes.
 
-    All calls but the last bring `chunk_frames` whole frames.
+    It takes float32 samples [samples] of mono sound at the model's rate and returns codes [K, T],
+    K = `num_codebooks`, one column for each frame begun. It keeps the stream's state from call to
+    call. Every call but the last brings `chunk_frames` whole frames; the last may bring fewer
+    samples, which zeros fill up.
     """
     frame = mimi.config.frame_size
 
@@ -32,7 +35,12 @@ def encoder(mimi: Mimi, num_codebooks: int, chunk_frames: int) -> Feed:
 
 
 def decoder(mimi: Mimi, chunk_frames: int) -> Feed:
-    """Returns a function that takes the codes [K, T] of a stream, and returns their samples."""
+    """Returns a function from the next codes of one stream to their samples.
+
+    It takes codes [K, T], K being any number of the model's codebooks but the same in every call,
+    and returns float32 samples [T * frame_size]. It keeps the stream's state from call to call.
+    Every call but the last brings `chunk_frames` frames; the last may bring fewer.
+    """
 
     def run(mimi: Mimi, codes: jax.Array, state: State) -> tuple[jax.Array, State]:
         return mimi.decode(codes, state)

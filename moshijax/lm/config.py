@@ -53,7 +53,7 @@ class MoshiConfig:
     context: int
     max_period: float
     text_vocab: int
-    num_codebooks: int  # audio streams in: first those it predicts, then the user's
+    num_codebooks: int  # audio streams read: first those it predicts, then the user's
     codebook_size: int
     delays: tuple[int, ...]  # in frames; text first
     depth: DepthConfig | None
@@ -110,7 +110,7 @@ class MoshiConfig:
 
     @property
     def num_user_codebooks(self) -> int:
-        """Audio codebooks that come from outside: the user's."""
+        """Audio codebooks that are read and not predicted: the user's."""
         return self.num_codebooks - self.num_generated
 
     @property

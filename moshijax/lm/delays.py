@@ -22,7 +22,7 @@ def delay(
     """Moves each stream later; before its start it holds its initial code, its end is lost."""
     length = codes.shape[2]
     late = np.array(delays)[:, None]
-    sources = np.arange(length)[None] - late
+    sources = np.arange(length)[None] - late  # [K, T]: the frame that lands at each place
     moved = jnp.take_along_axis(codes, jnp.maximum(sources, 0)[None], axis=2)
     return jnp.where(sources[None] < 0, jnp.array(initial, codes.dtype)[None, :, None], moved)
 
@@ -33,7 +33,7 @@ def undelay(
     """Moves each stream back; the mask is False at the ends, whose values are lost and zero."""
     length = values.shape[2]
     late = np.array(delays)[:, None]
-    sources = np.arange(length)[None] + late
+    sources = np.arange(length)[None] + late  # [K, T]: where the frame of each place lies
     mask = jnp.asarray(sources < length)
     tail = (1,) * (values.ndim - 3)
     index = np.minimum(sources, length - 1).reshape(1, *sources.shape, *tail)

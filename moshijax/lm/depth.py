@@ -51,7 +51,8 @@ class DepthBlock(nnx.Module):
         if past is not None:
             k = jnp.concatenate([past.k, k], axis=1)
             v = jnp.concatenate([past.v, v], axis=1)
-        before = k.shape[1] - x.shape[1]
+        before = k.shape[1] - x.shape[1]  # codebooks of the frame that are done
+        # [K of the queries, K of the keys]: a codebook sees itself and those before it.
         ages = before + np.arange(x.shape[1])[:, None] - np.arange(k.shape[1])[None]
         mask = jnp.asarray(ages >= 0)[None]
         y = attend_few(q, k, v, mask)
@@ -125,7 +126,10 @@ class Depth(nnx.Module):
         codes: Int[Array, "B K_before"] | None,
         steps: tuple[int, ...],
     ) -> Float[Array, "B K D_depth"]:
-        """Adds to the projected hidden the embedding of what each step follows."""
+        """The input of each step: the hidden projected, plus the embedding of the code before.
+
+        Before the first codebook comes the text; the table of codebook k is read at step k + 1.
+        """
         copies = jnp.broadcast_to(hidden[:, None], (hidden.shape[0], len(steps), hidden.shape[1]))
         x = map_steps(self.project, copies, tuple(self.sets[step] for step in steps))
         parts = [self.text_embedding(text[:, None])] if steps[0] == 0 else []

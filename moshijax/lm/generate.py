@@ -1,7 +1,9 @@
 """Live generation: one frame in, one frame out; a whole recording is a scan over the same step.
 
 Codes are kept in delayed time, in a ring of `max_delay + 2` frames (Moshi's own code keeps the
-same). At its first step a row reads initial codes only, so the first frame given is not heard.
+same). Step t of a row reads slot t % S, writes the user's frame t into the slots t + delay, and
+what it chooses into slot t + 1, which the next step reads. At step 0 a row reads initial codes
+only, and the user's frame 0 lies before what training has as frame 0: it is never read.
 """
 
 import dataclasses
@@ -52,20 +54,18 @@ class LiveState(NamedTuple):
     """Everything a session needs from frame to frame."""
 
     temporal: State
-    # A ring in delayed time, S = max_delay + 2: what step t reads of a stream is in slot t % S.
+    # A ring in delayed time, S = max_delay + 2: step t reads slot t % S of every stream.
     codes: Int[Array, "B K S"]
     frames: Int[Array, "B"]  # steps that the row has taken
-    recent: Int[Array, "B R"]  # its last text pieces
+    recent: Int[Array, "B recent"]  # its last text pieces, the newest last; UNGENERATED: none yet
 
 
 class Frame(NamedTuple):
-    """What a step gives."""
+    """What a step gives: K_own streams are the text and the codebooks that the model predicts."""
 
-    codes: Int[
-        Array, "B K_own"
-    ]  # text and own audio, aligned; UNGENERATED until `max_delay` is over
-    chosen: Int[Array, "B K_own"]  # the same as chosen in this step, still delayed
-    pauses: Float[Array, "B N P"]  # probabilities of the pause heads
+    codes: Int[Array, "B K_own"]  # aligned; UNGENERATED until `max_delay` is over
+    chosen: Int[Array, "B K_own"]  # what this step chose, in delayed time
+    pauses: Float[Array, "B pause_heads pause_logits"]  # probabilities
     text_logits: Float[Array, "B V"]
 
 
@@ -77,7 +77,7 @@ class Context(NamedTuple):
 
 
 def init_state(model: Moshi, batch_size: int, *, guided: bool = False) -> LiveState:
-    """Returns the state before the first frame."""
+    """Returns the state before the first frame; `guided`: with a second run of each row."""
     config = model.config
     shape = (batch_size, config.num_streams, config.max_delay + 2)
     return LiveState(
@@ -112,8 +112,8 @@ def step(
 ) -> tuple[Frame, LiveState]:
     """Generates one frame of text and own audio from one frame of the user's codes.
 
-    A given code of ZERO is not heard. `forced` codes other than UNGENERATED take the place of
-    what would be sampled now, in delayed time; rows that are not `active` stay where they were.
+    A user's code of ZERO is not heard. `forced`, by stream and in delayed time, replaces samples
+    where it is not UNGENERATED. Rows that are not `active` keep their state and give UNGENERATED.
     """
     config, context = model.config, context or Context()
     guided = _is_guided(state)
@@ -159,9 +159,9 @@ def generate(
         forced = jnp.full(shape, UNGENERATED, jnp.int32)
 
     def one(state: LiveState, inputs: tuple[Array, Array, Array]) -> tuple[LiveState, Array]:
-        t, heard, fixed = inputs
+        t, heard, forced = inputs
         own = jax.random.fold_in(key, t)
-        frame, state = step(model, state, heard, settings, own, context=context, forced=fixed)
+        frame, state = step(model, state, heard, settings, own, context=context, forced=forced)
         return state, frame.codes
 
     inputs = (jnp.arange(length), jnp.moveaxis(user_codes, 2, 0), jnp.moveaxis(forced, 2, 0))
@@ -197,6 +197,7 @@ def _read(
 ) -> tuple[Int[Array, "B K"], Bool[Array, "B K"]]:
     """Reads this step's codes, and whether each stream has begun."""
     config = model.config
+    # Up to its delay a stream holds its initial code, whatever the ring has.
     begun = frames[:, None] > jnp.array(config.delays, jnp.int32)[None]
     now = (frames % codes.shape[2])[:, None, None]
     read = jnp.take_along_axis(codes, now, axis=2)[..., 0]
@@ -214,6 +215,7 @@ def _read_twice(
     other = read
     if guidance.blind_frames is not None:
         delays = jnp.array(model.config.delays, jnp.int32)[None]
+        # In delayed time, so that all streams are blind for the same frames of sound.
         blind = frames[:, None] <= delays + by_row(guidance.blind_frames, read)
         other = jnp.where(blind & begun, ZERO, other)
     if guidance.no_text:

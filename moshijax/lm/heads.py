@@ -21,7 +21,7 @@ def heads(
     predicted: Int[Array, "B T K"],
     mask: Bool[Array, "B T K"],
 ) -> dict[str, Head]:
-    """The heads of a chunk of frames: `text` [B, T] and, if there is sound, `audio` [B, J, T].
+    """The heads of a chunk of frames: `text` [B, T] and, with sound, `audio` [B, K_depth, T].
 
     The depth transformer reads the codes that are predicted before each codebook.
     """

@@ -70,7 +70,13 @@ def lm_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the loss and its parts of whole streams.
 
-    With the weights of a larger batch it is the share of these rows: shares add up to the loss.
+    Args:
+        model: stacked, or in lists.
+        codes: text first; ZERO is no target.
+        config: how the cross entropies are weighted.
+        conditions: one for each condition of the model, by name; None: it has none.
+        weights: of a larger batch, of whose loss these rows give their share: shares add up.
+            None: of these rows.
     """
     weights = stream_weights(model.config, codes, config) if weights is None else weights
     return combine(stream_sums(model, codes, config, conditions), weights, config)

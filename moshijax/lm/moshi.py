@@ -34,8 +34,8 @@ class Logits(NamedTuple):
 
     text: Float[Array, "B T V"]
     text_mask: Bool[Array, "B T"]
-    audio: Float[Array, "B J T C"] | None
-    audio_mask: Bool[Array, "B J T"]
+    audio: Float[Array, "B K_depth T V_audio"] | None
+    audio_mask: Bool[Array, "B K_depth T"]
 
 
 class Moshi(nnx.Module):
@@ -99,18 +99,19 @@ class Moshi(nnx.Module):
 
     def audio_logits(
         self, hidden: Float[Array, "B T D"], predicted: Int[Array, "B K T"]
-    ) -> Float[Array, "B J T C"]:
+    ) -> Float[Array, "B K_depth T V"]:
         """Runs the depth transformer at every frame, given the codes of that frame."""
         if self.depth is None:
             raise ValueError("this model has no depth transformer, so no audio logits.")
         rows, length, dim = hidden.shape
+        # Every frame is a row of its own: [B * T, K].
         flat = predicted.swapaxes(1, 2).reshape(rows * length, -1)
         codes = flat[:, 1 : 1 + self.config.num_generated]
         with jax.named_scope("depth"):
             logits = self.depth.logits(hidden.reshape(-1, dim), flat[:, 0], codes)
         return logits.reshape(rows, length, *logits.shape[1:]).swapaxes(1, 2)
 
-    def pauses(self, hidden: Float[Array, "B D"]) -> Float[Array, "B N P"]:
+    def pauses(self, hidden: Float[Array, "B D"]) -> Float[Array, "B pause_heads pause_logits"]:
         """Returns each pause head's probabilities; the first is that of a pause (DSM)."""
         if self.pause_heads is None:
             return jnp.zeros((hidden.shape[0], 0, PAUSES))

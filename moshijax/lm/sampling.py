@@ -52,7 +52,7 @@ def sample(logits: Float[Array, "B V"], sampling: Sampling, key: Array) -> Int[A
 
 def penalize(
     logits: Float[Array, "B V"],
-    recent: Int[Array, "B R"],
+    recent: Int[Array, "B recent"],
     penalty: ArrayLike,
 ) -> Float[Array, "B V"]:
     """Makes recent codes less likely (CTRL, arXiv:1909.05858, section 4.1); negative ones pass."""

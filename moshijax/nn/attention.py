@@ -50,7 +50,9 @@ class SlidingAttention(nnx.Module):
     ) -> KVCache:
         """Returns the state before a stream of chunks of at most `max_chunk` frames."""
         width = self.dim // self.num_heads
-        # Moshi's own code keeps `context` slots, which loses keys for chunks over one frame.
+        # The first query of a chunk sees context - 1 frames before it, and the whole chunk is
+        # written before it is read. Moshi's own code keeps `context` slots, so that a chunk of
+        # several frames overwrites keys that its first queries still see.
         slots = self.context - 1 + max_chunk
         k = jnp.zeros((batch_size, self.num_heads, width, slots), dtype)
         v = jnp.zeros((batch_size, self.num_heads, slots, width), dtype)
@@ -74,9 +76,10 @@ class SlidingAttention(nnx.Module):
         if state is None:
             y = self._attend_whole(q, k, v)
         else:
-            state, written = extend(state, k, v)
-            ages = positions[:, :, None] - written[:, None]
-            mask = within(ages, self.context) & (written >= 0)[:, None]
+            state, held = extend(state, k, v)  # held [B, S]: the position in each slot
+            # [B, T, S]: how many frames before the query the key of a slot lies.
+            ages = positions[:, :, None] - held[:, None]
+            mask = within(ages, self.context) & (held >= 0)[:, None]
             y = attend_filled(q, state, mask)
         return checkpoint_name(self.out(y.reshape(x.shape)), "attention_out"), state
 

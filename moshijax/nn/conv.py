@@ -104,9 +104,9 @@ class CausalConv1d(nnx.Module):
 class CausalConvTranspose1d(nnx.Module):
     """A transposed convolution, cut so that T inputs give exactly T * stride outputs.
 
-    The kernel is kept by phase: output `t * stride + r` is the sum over taps j, the oldest first,
-    of `x[t - taps + 1 + j] @ kernel[j, :, r]`. So it is an ordinary convolution with `stride`
-    times as many channels. A depthwise one scales each channel by itself.
+    The kernel is [taps, C, stride, D]: output `t * stride + r` is the sum over taps j, the oldest
+    first, of `x[t - taps + 1 + j] @ kernel[j, :, r]`. So it is an ordinary convolution to
+    `stride * D` channels. A depthwise one, [taps, 1, stride, C], scales each channel by itself.
     """
 
     def __init__(
@@ -156,14 +156,15 @@ class CausalConvTranspose1d(nnx.Module):
         tail = x[:, x.shape[1] - self.padding :].astype(past.tail.dtype)
         return y, ConvState(tail, jnp.zeros_like(past.fresh))
 
-    def _multiply(self, x: Float[Array, "B T_in C"]) -> Float[Array, "B T R D"]:
+    def _multiply(self, x: Float[Array, "B T_in C"]) -> Float[Array, "B T stride D"]:
         kernel = self.kernel[...].astype(x.dtype)
         taps, channels, stride, out = kernel.shape
         y = convolve(x, kernel.reshape(taps, channels, stride * out))
         return y.reshape(*y.shape[:2], stride, out)
 
-    def _scale(self, x: Float[Array, "B T_in C"]) -> Float[Array, "B T R C"]:
+    def _scale(self, x: Float[Array, "B T_in C"]) -> Float[Array, "B T stride C"]:
         kernel = self.kernel[...].astype(x.dtype)
         length = x.shape[1] - self.padding
         taps = [x[:, j : j + length] for j in range(self.padding + 1)]
+        # j taps, r outputs of an input: [B, T, taps, C] and [taps, stride, C].
         return jnp.einsum("btjc,jrc->btrc", jnp.stack(taps, axis=2), kernel[:, 0])

@@ -45,7 +45,7 @@ def fold_frames(
     return jax.lax.scan(add, zeros, chunks)[0]
 
 
-def _cut(x: Shaped[Array, "B T C"], count: int) -> Shaped[Array, "N B t C"]:
+def _cut(x: Shaped[Array, "B T C"], count: int) -> Shaped[Array, "chunks B T_chunk C"]:
     size = align(-(-x.shape[1] // count))
     padded = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1]), (0, 0)))
     return padded.reshape(x.shape[0], count, size, x.shape[2]).swapaxes(0, 1)

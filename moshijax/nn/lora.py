@@ -39,7 +39,14 @@ SHARED_WITH = {"k": "q", "v": "q", "up": "gate"}
 
 
 class Lora(nnx.Module):
-    """A kernel and its adapter, which begins as nothing."""
+    """A kernel W and its adapter A B; B begins as zeros, so the product begins as `x W`.
+
+    Args:
+        frozen: W, [*L, C, D]: an array or quantised.
+        rank: columns of A and rows of B.
+        scaling: of the adapter's product.
+        key: A is drawn from it.
+    """
 
     def __init__(self, frozen: nnx.Param | Quantised, rank: int, scaling: float, key: Array):
         *stacked, inputs, outputs = frozen.shape
@@ -59,7 +66,7 @@ class Lora(nnx.Module):
         return len(self.shape)
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
-        """Multiplies by the kernel and adds what the adapter makes of the input."""
+        """`x W + (x A) B scaling`."""
         low = x @ self.a[...].astype(x.dtype)
         return multiply(self.frozen, x) + (low @ self.b[...].astype(x.dtype)) * self.scaling
 

@@ -1,7 +1,7 @@
 """Kernels of 8 or 4 bits, which take the place of the array in a `Linear`, stacked or not.
 
-Per channel: int8 and the largest weight of each output, as bitsandbytes has it. Per block of
-inputs: an offset and a step for each block and output (Moshi, section 5.5).
+Per channel: int8, scaled by the largest absolute weight of each output, as bitsandbytes has it.
+Per block of inputs: a scale and an offset for each block and output (Moshi, section 5.5).
 """
 
 import functools
@@ -19,10 +19,11 @@ from moshijax.nn.linear import Kernel, map_kernels
 
 Tree = TypeVar("Tree")
 
-LARGEST = 127  # what the largest weight of a channel becomes
+LARGEST = 127  # the integer of the largest absolute weight of a channel
 DTYPES = {8: jnp.int8, 4: jnp.int4}
-BLOCK = 32  # most inputs that share a step of 4 bits, unless a block is asked for
-WHOLE = ("text_embedding", "audio_embeddings", "conditioners")  # modules that keep their kernels
+BLOCK = 32  # most inputs of a block, where the caller names no size
+# Modules whose linear maps are not quantised: what follows a table of vectors or a condition.
+WHOLE = ("text_embedding", "audio_embeddings", "conditioners")
 
 
 class Quantised(nnx.Module):
@@ -62,14 +63,14 @@ class PerChannel(Quantised):
 
 
 class PerBlock(Quantised):
-    """Integers, a step and an offset for each block of inputs: `w = values * scale + offset`."""
+    """Integers, a scale and an offset for each block of inputs: `w = values * scale + offset`."""
 
     def __init__(self, values: Array, scale: Array, offset: Array):
         super().__init__(values, scale)
         self.offset = nnx.Param(offset)
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
-        """Multiplies each block by its integers, then scales."""
+        """Sums over blocks of inputs `(x @ values) * scale + sum(x) * offset`."""
         scale = self.scale[...].astype(jnp.float32)
         y = multiply_blocks(x, self.values[...], scale)
         sums = x.astype(jnp.float32).reshape(*x.shape[:2], scale.shape[0], -1).sum(-1)
@@ -91,8 +92,8 @@ def quantize(model: Tree, bits: int = 8, block: int | None = None) -> Tree:
     Args:
         model: with arrays as kernels; what is quantised already stays as it is.
         bits: 8 or 4.
-        block: inputs that share a step; None: all of a channel for 8 bits, and for 4 as many as
-            divide a kernel's inputs, up to 32.
+        block: inputs that share a scale and an offset; None: all of a channel for 8 bits, and for
+            4 as many as divide a kernel's inputs, up to 32.
 
     Raises:
         ValueError: there is no such number of bits, a kernel is no multiple of the block, or it has
@@ -146,18 +147,18 @@ def _channels(kernel: Float[Array, "*L C D"]) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _blocks(kernel: Float[Array, "*L C D"], bits: int, block: int) -> tuple[Array, Array, Array]:
-    """Between the least and the largest weight of a block, which both are kept."""
+    """Rounds each block to `2**bits` equal steps that cover its smallest and largest weight."""
     *stacked, inputs, outputs = kernel.shape
     shape = (*stacked, inputs // block, block, outputs)
     kernel = kernel.astype(jnp.float32).reshape(shape)
     low, high, half = kernel.min(axis=-2), kernel.max(axis=-2), 2 ** (bits - 1)
-    middle = (low + high) / 2 + (high - low) / (2**bits - 1) / 2
-    offset = middle.astype(jnp.bfloat16)
-    reach = offset.astype(jnp.float32)
-    # Rounded up, so that a step in bfloat16 still reaches both ends.
-    scale = _rounded_up(jnp.maximum((high - reach) / (half - 1), (reach - low) / half))
-    step = jnp.where(scale > 0, scale, 1).astype(jnp.float32)
-    values = jnp.round((kernel - reach[..., None, :]) / step[..., None, :])
+    # The integers are -half .. half - 1, so zero lies half a step above the middle.
+    offset = ((low + high) / 2 + (high - low) / (2**bits - 1) / 2).astype(jnp.bfloat16)
+    zero = offset.astype(jnp.float32)
+    # Rounded up, so that a scale in bfloat16 still reaches both ends.
+    scale = _rounded_up(jnp.maximum((high - zero) / (half - 1), (zero - low) / half))
+    divisor = jnp.where(scale > 0, scale, 1).astype(jnp.float32)
+    values = jnp.round((kernel - zero[..., None, :]) / divisor[..., None, :])
     values = jnp.clip(values, -half, half - 1).astype(DTYPES[bits])
     return values.reshape(*stacked, inputs, outputs), scale, offset
 

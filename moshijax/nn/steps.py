@@ -41,6 +41,7 @@ def map_steps(
     if not isinstance(chosen.kernel, nnx.Param):
         each = jax.vmap(lambda linear, x: linear(x[:, None])[:, 0], in_axes=(0, 1), out_axes=1)
         return each(chosen, x)
+    # [B, K, C] by [K, C, D]: step k has a kernel of its own.
     return jnp.einsum("bkc,kcd->bkd", x, chosen.kernel[...].astype(x.dtype))
 
 
@@ -51,9 +52,9 @@ def _take(leaf: Array, sets: tuple[int, ...]) -> Array:
 
 
 class Embedding(nnx.Module):
-    """A table of vectors, of low rank if asked for; the entry -1 is zero.
+    """A table of vectors, of low rank if asked for; the code -1 gives zeros.
 
-    With `pairs` an entry may hold two tokens, `(second + 1) * num_entries + first`, whose vectors
+    With `pairs` a code may hold two entries, `(second + 1) * num_entries + first`, whose vectors
     go through a matrix each and are added (DSM's second text stream).
     """
 
@@ -90,7 +91,7 @@ class Embedding(nnx.Module):
 
 
 class CodeEmbeddings(nnx.Module):
-    """Tables of vectors, one for each codebook; the entry -1 is zero."""
+    """Tables of vectors [K, V, D], one for each codebook; the code -1 gives zeros."""
 
     def __init__(
         self,
