@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 import jax
 
 from moshijax.preflight import hlo, memory
+from moshijax.system.errors import UserError
 from moshijax.train.chips import Chip
 
 
@@ -45,6 +46,9 @@ def compile_for(lowered: Lowered, chip: Chip, argument_bytes: float) -> Outcome:
         lowered: what `jit(...).lower(...)` gave.
         chip: what it is compiled for.
         argument_bytes: what the arguments take of one chip.
+
+    Raises:
+        UserError: these versions of JAX and libtpu do not tell what memory a program takes.
     """
     start = time.perf_counter()
     # After an interrupt the compiler may still write there.
@@ -62,7 +66,10 @@ def compile_for(lowered: Lowered, chip: Chip, argument_bytes: float) -> Outcome:
         module = hlo.parse(_read(folder, "after_codegen"))
         stats = compiled.memory_analysis()
         if stats is None:
-            raise NotImplementedError("the compiler says nothing of its memory")
+            raise UserError(
+                "the compiler says nothing of the memory that the program takes: install the "
+                "versions of jax and libtpu in constraints.txt."
+            )
         needed = memory.read_total(_read(folder, "memory-usage-report"))
         assignment = _read(folder, "buffer-assignment")
     arguments, output = stats.argument_size_in_bytes, stats.output_size_in_bytes
