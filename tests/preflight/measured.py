@@ -31,13 +31,15 @@ class Row(NamedTuple):
 
 
 B32 = dict(dim=8192, num_heads=64, num_layers=32, mlp_dim=28672)
-# MaxText's has 32 heads. Helium's fill its width, and a v4's vector memory has no room for the
-# splash kernel of heads of 384.
+# MaxText's have 24 and 32 heads. Helium's fill its width, and a v4's vector memory has no room for
+# the splash kernel of heads of 256 or 384.
+B22 = dict(dim=6144, num_heads=48, num_layers=48, mlp_dim=24576)
 B52 = dict(dim=12288, num_heads=96, num_layers=32, mlp_dim=49152)
 
 ROWS = {
     "32b_v5e": Row(B32, "v5e:16x16", dict(fsdp=256), 4, "full", 512, 0.669),
     "32b_v5p": Row(B32, "v5p:4x4x4", dict(fsdp=16, tensor=4), 6, "products", 512, 0.715),
+    "22b_v4": Row(B22, "v4:4x4x4", dict(fsdp=64), 13, "full", 256, 0.567),
     "52b_v4": Row(B52, "v4:4x4x12", dict(fsdp=192), 7, "full", 2048, 0.56),
 }
 

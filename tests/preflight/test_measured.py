@@ -11,7 +11,9 @@ from moshijax.preflight.examine import check, plan
 from tests.preflight import measured
 
 
-@pytest.mark.parametrize(("row", "billions"), [("32b_v5e", 31.7), ("52b_v4", 78.1)])
+@pytest.mark.parametrize(
+    ("row", "billions"), [("32b_v5e", 31.7), ("22b_v4", 29.4), ("52b_v4", 78.1)]
+)
 def test_measured_decoders_have_their_sizes_and_rows(row, billions):
     found = measured.ROWS[row]
     slice_ = topology.parse(found.topology)
