@@ -1,6 +1,7 @@
 """Eight CPU devices, strict shapes, full matrix precision: for every test."""
 
 import os
+import signal
 import tempfile
 
 
@@ -15,6 +16,14 @@ import hypothesis
 import jax
 import pytest
 
+
+# What nohup or a shell's background ignores, the processes that tests start would ignore too.
+for number, handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
