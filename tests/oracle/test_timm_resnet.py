@@ -10,6 +10,7 @@ from flax import nnx
 
 from distill.vision.convert import save_npz
 from distill.vision.resnet import PRESETS, ResNet
+from distill.vision.timm import save_timm
 from moshijax.nn.paths import named_leaves, with_leaves
 from tests.oracle import torch_timm
 
@@ -82,3 +83,17 @@ def test_features_logits_and_gradients_are_those_of_timm(tmp_path):
             array = array.transpose(2, 3, 1, 0).reshape(ours[name].shape)
         # Loose, and in the norm: activations that rounding moves across zero switch gradients.
         assert np.linalg.norm(ours[name] - array) < 1e-2 * np.linalg.norm(array), name
+
+
+def test_timm_gives_our_logits_on_a_file_in_its_own_names(tmp_path):
+    import torch
+
+    model = random_model(CONFIG, seed=3)
+    path = tmp_path / "student.safetensors"
+    save_timm(path, model)
+    net = torch_timm.import_timm().create_model("resnetv2_50x1_bit", checkpoint_path=str(path))
+    images = np.random.default_rng(4).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = net.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    ours = jax.jit(lambda model, images: model(images)[0])(model, images)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
