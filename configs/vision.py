@@ -6,7 +6,7 @@ from configs import loop
 
 
 def model(preset: str, resolution: int, num_classes: int, load: str | None) -> dict[str, object]:
-    """A student or a teacher; `load` is an npz file or a work directory, None a random model."""
+    """A student or a teacher; `load` is a file or a work directory, None a random model."""
     return dict(
         preset=preset,
         overrides=dict(num_classes=num_classes, dtype="float32", remat=False),

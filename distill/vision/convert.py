@@ -61,7 +61,7 @@ def detect_layout(names: Iterable[str]) -> str:
     return "bit" if any(name.startswith("resnet/") for name in names) else "big_vision"
 
 
-def load_npz(path: Path, model: ResNet, *, load_head: bool = True) -> ResNet:
+def load_npz(path: Path, model: ResNet, load_head: bool = True) -> ResNet:
     """The model with the file's weights, in the model's own dtypes.
 
     Args:

@@ -3,9 +3,9 @@
     python -m distill.evaluate --config configs/distill_imagenet.py --student runs/i1k_300
     python -m distill.evaluate --config configs/distill_imagenet.py --student R50x1_224.npz
 
-The student is a work directory or an npz file; teachers are those of the config (none with
+The student is a work directory or a file; teachers are those of the config (none with
 `--noteachers`). Prints one JSON object; `--export student.npz` also writes the weights in the
-layout of the released files, or another `--layout`.
+layout of the released files, or another `--layout`; `--export student.safetensors` in timm's names.
 """
 
 import json
@@ -16,7 +16,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from distill.vision import convert, experiment, teachers
+from distill.vision.resnet import ResNet
 from distill.vision.rules import RULES
+from distill.vision.timm import save_timm
 from moshijax import shard
 from moshijax.cli.flags import run_command
 from moshijax.pod import interrupts
@@ -30,9 +32,9 @@ from moshijax.train.learner import State
 
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.", lock_config=True)
-STUDENT = flags.DEFINE_string("student", None, "Work directory or npz file of the student.")
+STUDENT = flags.DEFINE_string("student", None, "Work directory or file of the student.")
 TEACHERS = flags.DEFINE_bool("teachers", True, "Also measure fidelity to the config's teachers.")
-EXPORT = flags.DEFINE_string("export", None, "Where to write the student's weights (npz).")
+EXPORT = flags.DEFINE_string("export", None, "Where to write its weights: npz or safetensors.")
 LAYOUT = flags.DEFINE_enum("layout", "bit", convert.LAYOUTS, "Array names of the exported file.")
 
 
@@ -68,13 +70,21 @@ def check_export(path: str, student: str) -> None:
         raise UserError(f"--export: {path} is the student itself: take another name.")
 
 
+def write(path: str, model: ResNet, layout: str) -> None:
+    """Writes weights in the form that the file's name asks for: timm's, or a `layout` of npz."""
+    if path.endswith(".safetensors"):
+        save_timm(path, model)
+    else:
+        convert.save_npz(path, model, layout)
+
+
 def main() -> None:
     """Prints the metrics of the student that the flags name."""
     libtpu.hush()
     interrupts.watch("evaluate")
     for flag in (STUDENT, EXPORT):
         if flag.value is not None:
-            local_path(f"--{flag.name}", flag.value)
+            local_path(f"--{flag.name}", flag.value.removeprefix("hf://"))
     export, student = EXPORT.value, str(STUDENT.value)
     if export is not None:
         check_export(export, student)
@@ -82,7 +92,7 @@ def main() -> None:
     if export is not None:
         spec = CONFIG.value.student.copy_and_resolve_references()
         spec.load = student
-        convert.save_npz(export, teachers.load_model(spec, 0), LAYOUT.value)
+        write(export, teachers.load_model(spec, 0), LAYOUT.value)
     print(json.dumps(metrics, indent=1))
 
 

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from distill.vision.convert import load_npz
 from distill.vision.resnet import PRESETS, ResNet, ResNetConfig
+from distill.vision.timm import load_timm
+from moshijax.convert.hub import locate
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.system.errors import UserError
 from moshijax.train.checkpoints import load_parameters
@@ -54,9 +56,10 @@ def _random(spec: ConfigDict, seed: int) -> ResNet:
 
 
 def load_model(spec: ConfigDict, seed: int) -> ResNet:
-    """The model of `spec` with the weights of `spec.load`: an npz file or a work directory.
+    """The model of `spec` with the weights of `spec.load`: a file or a work directory.
 
-    Without `spec.load_head` the head stays random, whatever head the npz file has.
+    A file is an npz or a safetensors in timm's names, and may be of the hub (`hf://`). Without
+    `spec.load_head` the head stays random, whatever head the file has.
 
     Raises:
         UserError: nothing is there, or it holds another model.
@@ -66,15 +69,27 @@ def load_model(spec: ConfigDict, seed: int) -> ResNet:
         return _random(spec, seed)
     shapes = jax.eval_shape(lambda: make_model(spec, jax.random.key(0)))
     path = pathlib.Path(os.path.expanduser(spec.load))
-    if path.is_file():
-        model = shapes if spec.load_head else _random(spec, seed)
-        return load_npz(path, model, load_head=spec.load_head)
+    hub, timm = spec.load.startswith("hf:"), _is_timm(spec.load)
+    if path.is_file() or hub or timm:
+        own = shapes if spec.load_head else _random(spec, seed)
+        if timm:
+            return load_timm(spec.load if hub else path, own, spec.load_head)
+        return load_npz(locate(spec.load) if hub else path, own, spec.load_head)
     if not path.is_dir():
         raise UserError(
-            f"load: {spec.load} is neither an npz file nor a work directory: fetch or train the "
-            "model first, or point `load` at it."
+            f"load: {spec.load} is neither a file (npz, safetensors) nor a work directory: "
+            "fetch or train the model first, or point `load` at it."
         )
     return with_leaves(shapes, _checked(str(path), named_leaves(shapes)))
+
+
+def _is_timm(load: str) -> bool:
+    """Whether weights are safetensors: by the name, or by what lies in a folder of this name."""
+    if load.startswith("hf:"):
+        return not load.endswith(".npz")
+    path = pathlib.Path(os.path.expanduser(load))
+    names = [path.name, *(each.name for each in path.glob("*.safetensors"))]
+    return any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names)
 
 
 def _checked(path: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

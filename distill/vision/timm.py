@@ -71,7 +71,7 @@ def save_timm(path: str | os.PathLike[str], model: ResNet) -> None:
     write_safetensors(path, tensors, {"format": "pt"})
 
 
-def load_timm(source: str | os.PathLike[str], model: ResNet, *, load_head: bool = True) -> ResNet:
+def load_timm(source: str | os.PathLike[str], model: ResNet, load_head: bool = True) -> ResNet:
     """The model with the file's weights, in the model's own dtypes.
 
     Args:

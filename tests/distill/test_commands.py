@@ -27,7 +27,7 @@ def call(*args, **options):
     [
         (["--config.optimizers.model.learning_rat=3"], 'Did you mean "learning_rate"'),
         (["--config.batch_size=many"], "invalid literal"),
-        (["--config.teachers.teacher.load=nowhere"], "neither an npz file nor a work directory"),
+        (["--config.teachers.teacher.load=nowhere"], "nor a work directory: fetch or train"),
         (["--config.batch_size=15", "--config.mesh.data=2"], "does not make 1 devices"),
         (["surplus"], "surplus argument 'surplus'"),
     ],

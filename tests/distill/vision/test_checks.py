@@ -83,7 +83,7 @@ def test_an_experiment_without_evaluation_sets_is_refused():
 
 
 def test_a_missing_start_of_a_student_is_found_before_the_run_begins(tmp_path):
-    with pytest.raises(UserError, match="neither an npz file nor a work directory"):
+    with pytest.raises(UserError, match="nor a work directory: fetch"):
         loop.run(config({"student.load": "nowhere"}), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

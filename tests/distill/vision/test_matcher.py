@@ -234,7 +234,7 @@ def test_model_of_another_run_is_a_teacher_and_a_wrong_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds another model"):
         teachers.load_model(student.teachers.teacher, 0)
     student.teachers.teacher.load = str(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="neither an npz file nor a work directory"):
+    with pytest.raises(ValueError, match="nor a work directory: fetch"):
         teachers.load_model(student.teachers.teacher, 0)
     start = config("tiny", num_steps=6)
     start.student.load = str(tmp_path / "teacher")

@@ -7,15 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
+from configs import vision
+from distill import npz
+from distill.vision.evaluation import write
 from distill.vision.resnet import PRESETS, ResNet
+from distill.vision.teachers import load_model
 from distill.vision.timm import load_timm, save_timm
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.system.errors import UserError
 
 
-CONFIG = dataclasses.replace(PRESETS["r50x1"], stage_sizes=(1, 2), width=32, num_classes=5)
+OVERRIDES = dict(stage_sizes=(1, 2), width=32, num_classes=5)
+CONFIG = dataclasses.replace(PRESETS["r50x1"], **OVERRIDES)
 
 
 def shapes(config=CONFIG):
@@ -84,3 +90,22 @@ def test_networks_that_timm_lacks_are_not_written(tmp_path):
     model = jax.eval_shape(lambda: ResNet(PRESETS["tiny"], rngs=nnx.Rngs(0)))
     with pytest.raises(UserError, match="timm has BiT ResNets only"):
         save_timm(tmp_path / "tiny.safetensors", model)
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "folder"])
+def test_a_model_of_a_config_is_read_from_timms_file(name, path, tmp_path):
+    spec = ConfigDict(vision.model("r50x1", 224, 5, str(path)))
+    spec.overrides.update(stage_sizes=(1, 2), width=32)
+    if name == "folder":
+        (tmp_path / name).mkdir()
+        spec.load = str(path.rename(tmp_path / name / "model.safetensors").parent)
+    found = named_leaves(load_model(spec, 0))
+    for leaf_name, leaf in named_leaves(random_model()).items():
+        np.testing.assert_array_equal(found[leaf_name], leaf, err_msg=leaf_name)
+
+
+def test_an_exported_student_has_the_form_that_its_name_asks_for(tmp_path):
+    write(str(tmp_path / "a.safetensors"), random_model(), "bit")
+    assert "head.fc.weight" in Safetensors(tmp_path / "a.safetensors").entries
+    write(str(tmp_path / "a.npz"), random_model(), "bit")
+    assert "resnet/head/conv2d/bias" in npz.read_headers(tmp_path / "a.npz")
