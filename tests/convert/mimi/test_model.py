@@ -104,11 +104,11 @@ def live_bytes():
 
 def mapped_bytes(path):
     """The part of a mapped file that is in this process's memory, as Linux tells it."""
-    table, total = pathlib.Path("/proc/self/maps"), 0
-    if not table.exists():
+    table, present, total = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/pagemap"), 0
+    if not present.exists():
         return total
     # Not smaps, which goes through every page of a process that has thousands of mappings.
-    with table.open() as lines, open("/proc/self/pagemap", "rb") as pages:
+    with table.open() as lines, present.open("rb") as pages:
         for line in lines:
             if line.rstrip().endswith(str(path)):
                 first, last = (
