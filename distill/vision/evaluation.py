@@ -12,7 +12,7 @@ import json
 import os
 
 import jax
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from distill.vision import convert, experiment, teachers
@@ -73,6 +73,13 @@ def check_export(path: str, student: str) -> None:
 def write(path: str, model: ResNet, layout: str) -> None:
     """Writes weights in the form that the file's name asks for: timm's, or a `layout` of npz."""
     if path.endswith(".safetensors"):
+        if model.config.pool_padding != "zero":
+            logging.warning(
+                "%s: timm pads the stem's pool with zeros, this student was made with %s: its "
+                "logits differ a little there.",
+                path,
+                model.config.pool_padding,
+            )
         save_timm(path, model)
     else:
         convert.save_npz(path, model, layout)

@@ -93,6 +93,10 @@ PRESETS = {
     "r101x3": _bit((3, 4, 23, 3), 3),
     "r152x2": _bit((3, 8, 36, 3), 2),
     "r152x4": _bit((3, 8, 36, 3), 4),
+    # timm's names; the first BiT releases too.
+    "resnetv2_50x1_bit": dataclasses.replace(_bit((3, 4, 6, 3), 1), pool_padding="zero"),
+    "resnetv2_101x1_bit": dataclasses.replace(_bit((3, 4, 23, 3), 1), pool_padding="zero"),
+    "resnetv2_152x2_bit": dataclasses.replace(_bit((3, 8, 36, 3), 2), pool_padding="zero"),
     "small_teacher": _small((1, 1, 1), 32, 8),
     "small_student": _small((1, 1, 1), 8, 4),
     "tiny": _small((1, 1), 4, 2),

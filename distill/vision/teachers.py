@@ -17,7 +17,7 @@ from distill.vision.timm import load_timm
 from moshijax.convert.hub import locate
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.system.errors import UserError
-from moshijax.train.checkpoints import load_parameters
+from moshijax.train.checkpoints import is_run, load_parameters
 
 
 EXPERIMENT = "distill.vision.experiment"  # the kind of run whose model is a classifier
@@ -88,6 +88,8 @@ def _is_timm(load: str) -> bool:
     if load.startswith("hf:"):
         return not load.endswith(".npz")
     path = pathlib.Path(os.path.expanduser(load))
+    if is_run(path):  # A student may have been exported into it.
+        return False
     names = [path.name, *(each.name for each in path.glob("*.safetensors"))]
     return any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names)
 

@@ -89,9 +89,10 @@ def load_timm(source: str | os.PathLike[str], model: ResNet, load_head: bool = T
         leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("head/")}
     table = entries(leaves)
     if found := faults(file, table, leaves):
+        keep = ", or keep the model's own head (load_head=False)" if "head.fc" in found else ""
         raise UserError(
             f"{file.path} does not fit the model: {found}: choose the configuration that it was "
-            "made with, or keep the model's own head (load_head=False)."
+            f"made with{keep}."
         )
     parts = pieces(table, leaves)
     found = {n: jnp.asarray(read(file, parts[n], x.shape, x.dtype)) for n, x in leaves.items()}

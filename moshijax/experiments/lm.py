@@ -27,7 +27,7 @@ from moshijax.pod import hosts
 from moshijax.system.errors import UserError
 from moshijax.system.files import replacing
 from moshijax.train import settings
-from moshijax.train.checkpoints import load_parameters
+from moshijax.train.checkpoints import is_run, load_parameters
 from moshijax.train.evaluators import Evaluator, sums_over
 from moshijax.train.lm import LMTask, preset_of
 from moshijax.train.task import Experiment
@@ -110,7 +110,7 @@ def initial_leaves(spec: ConfigDict, config: MoshiConfig, mesh: Mesh) -> dict[st
     if spec.load is None:
         return {}
     folder = pathlib.Path(spec.load)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+    if is_run(folder) or (folder.is_dir() and not any(folder.glob("*.safetensors"))):
         leaves = load_parameters(spec.load, mesh, RULES)
     else:
         source = config if spec.load_preset is None else preset_of(spec, "load_preset")

@@ -63,13 +63,13 @@ def compile_for(lowered: Lowered, chip: Chip, argument_bytes: float) -> Outcome:
             seconds = time.perf_counter() - start
             return _refused(str(error), seconds, folder, argument_bytes)
         seconds = time.perf_counter() - start
-        module = hlo.parse(_read(folder, "after_codegen"))
         stats = compiled.memory_analysis()
         if stats is None:
             raise UserError(
                 "the compiler says nothing of the memory that the program takes: install the "
                 "versions of jax and libtpu in constraints.txt."
             )
+        module = hlo.parse(_read(folder, "after_codegen"))
         needed = memory.read_total(_read(folder, "memory-usage-report"))
         assignment = _read(folder, "buffer-assignment")
     arguments, output = stats.argument_size_in_bytes, stats.output_size_in_bytes

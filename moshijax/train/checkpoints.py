@@ -203,6 +203,11 @@ class Checkpoints:
         self._steps.remove(step)
 
 
+def is_run(folder: pathlib.Path) -> bool:
+    """Whether a folder is a work directory that has checkpoints, whatever else lies in it."""
+    return bool(find_steps(folder / "checkpoints"))
+
+
 def find_steps(root: pathlib.Path) -> list[int]:
     """The steps of a folder of checkpoints, in order; other names are left alone."""
     there = root.iterdir() if root.is_dir() else ()

@@ -61,6 +61,12 @@ def frames(seed=1):
     return jnp.array(np.random.default_rng(seed).standard_normal((2, 5, 16)), jnp.float32)
 
 
+def test_a_second_adapter_is_refused():
+    model = add_lora(transformer(), RANK, SCALING, jax.random.key(0))
+    with pytest.raises(ValueError, match="kernel has an adapter already: fuse that first"):
+        add_lora(model, RANK, SCALING, jax.random.key(1))
+
+
 def test_an_adapter_begins_as_nothing():
     model = add_lora(transformer(), RANK, SCALING, jax.random.key(0))
     np.testing.assert_array_equal(run(model, frames()), run(transformer(), frames()))

@@ -7,6 +7,7 @@ import pytest
 from moshijax.preflight import topology
 from moshijax.preflight.compile import compile_for
 from moshijax.preflight.examine import changed, examine, plan, remedies
+from moshijax.system.errors import UserError
 from moshijax.train.chips import CHIPS, GIB
 from tests.preflight import stack
 from tests.preflight.test_hlo import TEXT
@@ -61,6 +62,13 @@ def test_what_the_compiler_writes_is_read():
 def test_without_the_compilers_report_its_peak_counts():
     files = FILES | {"memory-usage-report": ""}
     assert compile_for(Lowered(files), CHIP, 2e9).usage.needed == 5e9
+
+
+def test_a_compiler_that_tells_no_memory_is_a_sentence(monkeypatch):
+    silent = types.SimpleNamespace(memory_analysis=lambda: None)
+    monkeypatch.setattr(Lowered, "compile", lambda self, compiler_options: silent)
+    with pytest.raises(UserError, match="says nothing of the memory"):
+        compile_for(Lowered({}), CHIP, 2e9)
 
 
 def test_out_of_memory_is_an_answer_with_lines():

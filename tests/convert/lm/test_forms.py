@@ -16,7 +16,8 @@ from moshijax.nn.lora import adapters, add_lora, fuse_lora, share_adapters, with
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.quant import quantize
 from moshijax.nn.transformer import unstack
-from tests.convert.lm.test_model import assert_equal_models, changed
+from tests.convert.files import changed
+from tests.convert.lm.test_model import assert_equal_models
 from tests.lm_models import random_codes, random_model
 
 

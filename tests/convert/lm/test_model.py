@@ -20,6 +20,7 @@ from moshijax.lm.rules import RULES
 from moshijax.nn.paths import named_leaves, with_leaves
 from moshijax.nn.transformer import unstack
 from moshijax.system.errors import UserError
+from tests.convert.files import changed
 from tests.lm_models import NAMES, random_model
 
 
@@ -32,15 +33,6 @@ def narrow(model, dtype):
     return with_leaves(
         model, {n: x if n.startswith("conditioners") else x.astype(dtype) for n, x in leaves}
     )
-
-
-def changed(path, change):
-    """The same file with its table of arrays changed."""
-    arrays = {name: np.array(array) for name, array in Safetensors(path).items()}
-    change(arrays)
-    lazy = {name: Lazy(a.shape, a.dtype, lambda a=a: a) for name, a in arrays.items()}
-    write_safetensors(path, lazy, {})
-    return path
 
 
 def assert_equal_models(a, b):

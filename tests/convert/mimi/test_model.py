@@ -17,6 +17,7 @@ from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
 from moshijax.nn.paths import named_leaves
 from moshijax.nn.transformer import unstack
 from moshijax.system.errors import UserError
+from tests.convert.files import changed
 
 
 TINY = PRESETS["tiny"]
@@ -36,15 +37,6 @@ def assert_equal_models(a, b, **tolerance):
 
 def save(folder, layout="published", model=None):
     return save_mimi(model or mimi(), folder / layout, layout=layout)
-
-
-def changed(path, change):
-    """The same file with its table of arrays changed."""
-    arrays = {name: np.array(array) for name, array in Safetensors(path).items()}
-    change(arrays)
-    lazy = {name: Lazy(a.shape, a.dtype, lambda a=a: a) for name, a in arrays.items()}
-    write_safetensors(path, lazy, {})
-    return path
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -225,6 +225,7 @@ def test_models_that_do_not_fit_are_refused(tmp_path):
 def test_model_of_another_run_is_a_teacher_and_a_wrong_one_is_refused(tmp_path):
     c = config("tiny,arm=teacher", num_steps=6)
     state = loop.run(c, str(tmp_path / "teacher"))
+    (tmp_path / "teacher" / "exported.safetensors").write_bytes(b"")
     student = config()
     student.teachers.teacher.load = str(tmp_path / "teacher")
     loaded = teachers.load_model(student.teachers.teacher, 0)

@@ -13,7 +13,7 @@ from configs import vision
 from distill import npz
 from distill.vision.evaluation import write
 from distill.vision.resnet import PRESETS, ResNet
-from distill.vision.teachers import load_model
+from distill.vision.teachers import load_model, model_config
 from distill.vision.timm import load_timm, save_timm
 from moshijax.convert.safetensors import Lazy, Safetensors, write_safetensors
 from moshijax.nn.paths import named_leaves, with_leaves
@@ -102,6 +102,18 @@ def test_a_model_of_a_config_is_read_from_timms_file(name, path, tmp_path):
     found = named_leaves(load_model(spec, 0))
     for leaf_name, leaf in named_leaves(random_model()).items():
         np.testing.assert_array_equal(found[leaf_name], leaf, err_msg=leaf_name)
+
+
+def test_presets_in_timms_names_pad_as_timm_does_and_others_are_told_of(tmp_path, caplog):
+    assert model_config(ConfigDict(vision.model("resnetv2_50x1_bit", 224, 5, None))) == (
+        dataclasses.replace(PRESETS["r50x1"], num_classes=5, pool_padding="zero")
+    )
+    write(str(tmp_path / "a.safetensors"), random_model(), "bit")
+    assert "timm pads the stem's pool with zeros" in caplog.text
+    caplog.clear()
+    padded = random_model(dataclasses.replace(CONFIG, pool_padding="zero"))
+    write(str(tmp_path / "b.safetensors"), padded, "bit")
+    assert not caplog.text
 
 
 def test_an_exported_student_has_the_form_that_its_name_asks_for(tmp_path):
